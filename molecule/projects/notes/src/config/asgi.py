@@ -1,6 +1,6 @@
 """The websocket side: `/ws/echo/` is what the pages check their connection with.
 
-Ordinary requests are answered too, so that one process can serve everything in development.
+Ordinary requests are answered too: in development one process can serve everything.
 """
 
 import os

@@ -41,7 +41,7 @@ def healthz(request):
 @require_safe
 @never_cache
 def about(request):
-    """What support asks for first: which version, where, and how the visitor got here."""
+    """What support asks for first: which version, and how the visitor got here."""
     seen = Heartbeat.objects.order_by("-seen").values_list("seen", flat=True).first()
     age = None if seen is None else round((timezone.now() - seen).total_seconds(), 1)
     return JsonResponse(

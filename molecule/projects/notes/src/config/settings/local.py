@@ -1,4 +1,4 @@
-"""A developer's machine: `python manage.py runserver` and `test` work without any setup."""
+"""A developer's machine: `manage.py runserver` and `test` work without any setup."""
 
 from .base import *  # noqa: F403
 from .base import BASE_DIR, env

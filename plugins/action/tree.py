@@ -8,7 +8,9 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 from ansible._internal._templating._template_vars import generate_ansible_template_vars
@@ -18,6 +20,7 @@ from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
 from ansible_collections.redoubt.django.plugins.module_utils.tree_transaction import Entry, Plan, parents
 from ansible_collections.redoubt.django.plugins.modules.tree import ARGUMENTS, pack
+from jinja2 import TemplateSyntaxError, Undefined
 
 # As the stock template action has them.
 JINJA_OPTIONS = {"trim_blocks": True, "lstrip_blocks": False, "newline_sequence": "\n"}
@@ -62,19 +65,23 @@ class ActionModule(ActionBase):
             {clean(path, folders=True): value for path, value in args[name].items()}
             for name in ("modes", "owners", "when")
         )
+        when = {path: parse_switch(value, f"when, {path}") for path, value in when.items()}
         secret = [clean(path, folders=True) for path in args["secret"]]
         purge = [clean(path) for path in args["purge"]]
         absent = [clean(path) for path in args["absent"]]
 
-        known = [*sources, *extras, *links, *(f"{path}/" for path in folders)]
-        refuse_doubles(known + absent)
-        all_folders = {f"{folder}/" for path in known for folder in parents(path)}
-        for name, paths in {"modes": modes, "owners": owners, "secret": secret, "when": when}.items():
-            refuse_unknown(name, paths, all_folders.union(known))
+        files = [*sources, *extras]
+        refuse_doubles([*files, *links, *folders, *absent])
+        refuse_below([*files, *links, *folders], {*files, *links, *absent})
         refuse_sweeping(purge + absent)
+        known = {*files, *(f"{folder}/" for folder in folders)}
+        known.update(f"{folder}/" for path in [*files, *links, *folders] for folder in parents(path))
+        for name, paths in {"modes": modes, "owners": owners, "secret": secret}.items():
+            refuse_unknown(name, paths, known)
+        refuse_unknown("when", when, known.union(links))
 
         def is_on(path: str) -> bool:
-            return all(boolean(on) for item, on in when.items() if covers(item, path))
+            return all(on for item, on in when.items() if covers(item, path))
 
         entries = []
         for path, full in sources.items():
@@ -102,7 +109,14 @@ class ActionModule(ActionBase):
             if key in owners:
                 entry.owner, entry.group = parse_owner(owners[key], f"owners, {key}")
             entry.secret = entry.secret or any(covers(item, path) for item in secret)
-        return Plan(list(by_path.values()), purge, absent, secret, args["validate"], args["before"])
+        return Plan(
+            list(by_path.values()),
+            purge=purge,
+            absent=absent,
+            secret=secret,
+            validate=commands(args["validate"], "validate"),
+            before=commands(args["before"], "before"),
+        )
 
     def entry_from_file(self, path: str, full: str, source: str, task_vars: dict[str, Any]) -> Entry:
         if os.path.relpath(full, source).startswith("templates/"):
@@ -114,7 +128,7 @@ class ActionModule(ActionBase):
 
     def entry_from_extra(self, path: str, item: dict[str, Any], source: str, task_vars: dict[str, Any]) -> Entry:
         entry = with_ownership(Entry(path), item, f"extra, {path}")
-        entry.secret = boolean(item["secret"])
+        entry.secret = parse_switch(item["secret"], f"extra, {path}, secret")
         if item["template"] is None:
             entry.content = item["content"].encode()
             return entry
@@ -126,9 +140,10 @@ class ActionModule(ActionBase):
 
     def render(self, full: str, name: str, dest: str, variables: dict[str, Any]) -> bytes:
         """Render as the stock template action does, with the same variables and search path."""
+        template = trust_as_template(self._loader.get_text_file_contents(full))
         try:
-            template = trust_as_template(self._loader.get_text_file_contents(full))
-        except AnsibleError as error:
+            template.encode()
+        except UnicodeEncodeError as error:
             raise AnsibleActionFail(f"The template {full} is not UTF-8 text; binary files belong in files/.") from error
         managed = "ansible_managed" not in variables
         about = generate_ansible_template_vars(name, full, dest, include_ansible_managed=managed)
@@ -137,8 +152,54 @@ class ActionModule(ActionBase):
             searchpath=[path for folder in folders for path in (os.path.join(folder, "templates"), folder)],
             available_variables={**variables, **about},
         )
-        text = templar.template(template, escape_backslashes=False, overrides=JINJA_OPTIONS)
+
+        def template_it() -> Any:
+            return templar.template(template, escape_backslashes=False, overrides=JINJA_OPTIONS)
+
+        try:
+            text = template_it()
+        except AnsibleError as error:
+            raise AnsibleActionFail(f"Could not render {full}{failing_line(error, template_it)}.") from error
         return ("" if text is None else str(text)).encode()
+
+
+def failing_line(error: BaseException, render: Callable[[], Any]) -> str:
+    """Where a failed rendering stopped, as words to add to the template's name.
+
+    Ansible defers an undefined variable past the template's own code, so that the error knows only the file. A second
+    rendering is watched: the line that gave out the undefined value, or else the last one that ran, is to blame.
+    """
+    cause: BaseException | None = error
+    while cause:
+        if isinstance(cause, TemplateSyntaxError):
+            return f", line {cause.lineno}"
+        cause = cause.__cause__
+
+    outermost = None
+    where = ""
+    found = False
+
+    def watch(frame: FrameType, event: str, value: Any) -> Callable | None:
+        nonlocal outermost, where, found
+        template = frame.f_globals.get("__jinja_template__")
+        outermost = outermost or template
+        # A variable that is itself a template has no name, unlike an included file.
+        if template is None or not (template is outermost or template.name) or found:
+            return None
+        included = "" if template is outermost else f" of {template.filename}, included there"
+        where = f", line {template.get_corresponding_lineno(frame.f_lineno)}{included}"
+        found = event == "return" and isinstance(value, Undefined)
+        return watch
+
+    tracer = sys.gettrace()
+    sys.settrace(watch)
+    try:
+        render()
+    except AnsibleError:
+        pass
+    finally:
+        sys.settrace(tracer)
+    return where
 
 
 def find_sources(source: str) -> dict[str, str]:
@@ -183,6 +244,13 @@ def refuse_doubles(paths: list[str]) -> None:
         seen.add(path)
 
 
+def refuse_below(paths: list[str], not_folders: set[str]) -> None:
+    for path in paths:
+        for folder in parents(path):
+            if folder in not_folders:
+                raise AnsibleActionFail(f"/{path} needs a folder /{folder}, which is to be something else here.")
+
+
 def refuse_unknown(option: str, paths: Any, known: set[str]) -> None:
     """A misspelt path must not silently leave a key world-readable."""
     for path in paths:
@@ -204,6 +272,13 @@ def parse_mode(value: Any, where: str) -> int:
     return int(value, 8)
 
 
+def parse_switch(value: Any, where: str) -> bool:
+    try:
+        return boolean(value)
+    except TypeError:
+        raise AnsibleActionFail(f"{where}: {value!r} is neither true nor false.") from None
+
+
 def parse_owner(value: Any, where: str) -> tuple[str, str]:
     user, _, group = str(value).partition(":")
     if not user or not group:
@@ -219,3 +294,10 @@ def with_ownership(entry: Entry, item: dict[str, Any], where: str) -> Entry:
     if entry.owner and ":" in entry.owner:
         entry.owner, entry.group = parse_owner(entry.owner, where)
     return entry
+
+
+def commands(value: Any, where: str) -> list[str]:
+    found = [value] if isinstance(value, str) else value
+    if not isinstance(found, list) or not all(isinstance(command, str) and command.strip() for command in found):
+        raise AnsibleActionFail(f"{where}: {value!r} is not a command or a list of commands.")
+    return found

@@ -75,7 +75,7 @@ class Plan:
     absent: list[str] = field(default_factory=list)
     secret: list[str] = field(default_factory=list)  # a trailing slash means everything below
     validate: list[str] = field(default_factory=list)
-    before: str | None = None
+    before: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -139,7 +139,7 @@ class Tree:
         changes = self.compare()
         result = self.report(changes)
         if changes:
-            self.find_validators()
+            self.find_commands()
             with locked_state(self.root):
                 # Another call may have come between; what is reported is still what this one was asked for.
                 recover(self.root)
@@ -233,11 +233,14 @@ class Tree:
                     walk(path, True)
 
         for path in self.plan.absent:
+            for folder in parents(path):
+                self.refuse_foreign_link(folder)
             remove(path)
-        for folder in self.plan.purge:
-            state = self.state(folder)
-            if state and os.path.isdir(self.at(folder)) and folder not in found:
-                walk(folder, False)
+        for path in self.plan.purge:
+            for folder in [*parents(path), path]:
+                self.refuse_foreign_link(folder)
+            if os.path.isdir(self.at(path)) and path not in found:
+                walk(path, False)
         return [found[path] for path in sorted(found)]
 
     def same_content(self, entry: Entry, state: State) -> bool:
@@ -300,18 +303,21 @@ class Tree:
     def folder_state(self, path: str) -> State | None:
         """The state of a folder that may be reached through a symbolic link, if the link can be trusted."""
         state = self.state(path)
-        if state is None or state.kind == "folder":
-            return state
-        if state.kind == "link":
-            # Whoever may write the folder above could have made the link, to have root write where it points.
-            if state.uid not in (0, os.geteuid()):
-                raise TreeError(
-                    f"/{path} is a symbolic link that belongs to user {state.uid}, not to root; it is not followed."
-                )
-            target = self.state(path, follow=True)
-            if target and target.kind == "folder":
-                return target
-        raise TreeError(f"/{path} is to be a folder, but something else is in the way; remove it first.")
+        if state and state.kind == "link":
+            self.refuse_foreign_link(path)
+            state = self.state(path, follow=True)
+        elif state is None:
+            return None
+        if state is None or state.kind != "folder":
+            raise TreeError(f"/{path} is to be a folder, but something else is in the way; remove it first.")
+        return state
+
+    def refuse_foreign_link(self, path: str) -> None:
+        """Whoever may write a folder could leave a link there, to have root write, or delete, where it points."""
+        state = self.state(path)
+        if state and state.kind == "link" and state.uid not in (0, os.geteuid()):
+            owner = name_of(pwd.getpwuid, state.uid)
+            raise TreeError(f"/{path} is a symbolic link that belongs to {owner}, not to root; it is not followed.")
 
     # --- report ----------------------------------------------------------------------------------------------------
 
@@ -372,11 +378,11 @@ class Tree:
 
     # --- validate --------------------------------------------------------------------------------------------------
 
-    def find_validators(self) -> None:
+    def find_commands(self) -> None:
         """Refuse before anything is touched when a command cannot be run."""
-        for command in self.plan.validate:
+        for command in self.plan.validate + self.plan.before:
             if not executable(command):
-                raise TreeError(f"The validator {shlex.split(command)[0]!r} is not on this host; nothing was changed.")
+                raise TreeError(f"The command {shlex.split(command)[0]!r} is not on this host; nothing was changed.")
 
     def validate_staged(self) -> bool:
         """Run the validators that take a root on a copy of this call's files; false when one could not be run."""
@@ -385,7 +391,8 @@ class Tree:
             with tempfile.TemporaryDirectory(prefix="redoubt-tree-", dir=self.tmp) as staged:
                 self.write_staged_root(staged)
                 for command in runnable:
-                    self.run_validator(command.replace("{root}", shlex.quote(staged)), "nothing was changed")
+                    staged_command = command.replace("{root}", shlex.quote(staged))
+                    self.run_command(staged_command, "validator", "nothing was changed")
         return len(runnable) == len(self.plan.validate)
 
     def write_staged_root(self, staged: str) -> None:
@@ -397,21 +404,22 @@ class Tree:
             if entry.kind == "link":
                 os.symlink(entry.target, full)
                 continue
+            # In check mode the owner may not exist yet; -1 leaves the file to whoever runs this.
+            owner = {"uid": -1 if change.uid is None else change.uid, "gid": -1 if change.gid is None else change.gid}
+            attributes = {**owner, "mode": change.mode}
             if entry.kind == "folder":
                 os.makedirs(full, exist_ok=True)
+                set_attributes(full, attributes)
             else:
-                write_new_file(full, entry.content)
-            # In check mode the owner may not exist yet; -1 leaves the file to whoever runs this.
-            os.chown(full, -1 if change.uid is None else change.uid, -1 if change.gid is None else change.gid)
-            os.chmod(full, change.mode)
+                write_new_file(full, entry.content, attributes)
 
-    def run_validator(self, command: str, outcome: str) -> None:
+    def run_command(self, command: str, what: str, outcome: str) -> None:
         code, output = run(command)
         if code == 0:
             return
         lines = self.masked(output).strip().splitlines()[-10:]
         said = " It said:\n" + "\n".join(lines) if lines else ""
-        raise TreeError(f"The validator `{command}` failed (exit code {code}); {outcome}.{said}")
+        raise TreeError(f"The {what} `{command}` failed (exit code {code}); {outcome}.{said}")
 
     def masked(self, output: str) -> str:
         """The output of a validator, which may quote a line of a file, without any word of a secret one."""
@@ -430,26 +438,20 @@ class Tree:
         journal = Journal.begin(self.root, self.operations(changes))
         try:
             self.stage(journal)
-            if self.plan.before:
-                code, output = run(self.plan.before)
-                if code:
-                    tail = "\n".join(output.strip().splitlines()[-10:])
-                    raise TreeError(f"`{self.plan.before}` failed (exit code {code}); nothing was changed. {tail}")
+            for command in self.plan.before:
+                self.run_command(command, "command", "nothing was changed")
             journal.mark("swapping")
             self.swap(journal)
             for command in self.plan.validate:
                 if "{root}" not in command:
-                    self.run_validator(command, "the previous files are back")
-        except TreeError:
+                    self.run_command(command, "validator", "the previous files are back")
+            journal.flush_folders()
+            journal.mark("committed")
+        except BaseException as error:
             journal.roll_back()
+            if isinstance(error, OSError):
+                raise TreeError(f"{error}; the previous files are back.") from error
             raise
-        except OSError as error:
-            journal.roll_back()
-            raise TreeError(f"{error.strerror}: {error.filename}; the previous files are back.") from error
-        except BaseException:
-            journal.roll_back()
-            raise
-        journal.mark("committed")
         journal.clean_up()
 
     def operations(self, changes: list[Change]) -> list[dict]:
@@ -468,7 +470,7 @@ class Tree:
                 operation.update(do="remove", backup=f"{temporary}-old{TEMP_SUFFIX}")
             elif change.action in ("mode", "owner"):
                 old = {"mode": change.before.mode, "uid": change.before.uid, "gid": change.before.gid}
-                operation.update(do="attributes", old=old)
+                operation.update(do="attributes", old=old, follow=change.is_folder)
             elif change.is_folder:
                 operation.update(do="folder")
             else:
@@ -493,9 +495,9 @@ class Tree:
                     os.symlink(entry.target, staged)
                     os.lchown(staged, operation["uid"], operation["gid"])
                 else:
-                    write_new_file(staged, entry.content)
-                    set_attributes(staged, operation)
+                    write_new_file(staged, entry.content, operation)
                     written.append(staged)
+                operation["inode"] = os.lstat(staged).st_ino
         flush(written)
 
     def swap(self, journal: Journal) -> None:
@@ -506,7 +508,7 @@ class Tree:
                     keep_beside(full, self.at(operation["backup"]))
                 os.rename(self.at(operation["staged"]), full)
             elif operation["do"] == "attributes":
-                set_attributes(full, operation)
+                set_attributes(full, operation, operation["follow"])
             elif operation["do"] == "remove":
                 os.rename(full, self.at(operation["backup"]))
 
@@ -541,8 +543,6 @@ class Journal:
     def mark(self, phase: str) -> None:
         """Write the journal with this phase, for good, before anything that the phase allows is done."""
         new = self.path + ".new"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(new)
         data = json.dumps({"phase": phase, "operations": self.operations}).encode()
         write_new_file(new, data)
         flush([new])
@@ -578,11 +578,14 @@ class Journal:
         full = self.at(operation["path"])
         if operation["do"] == "attributes":
             with contextlib.suppress(FileNotFoundError):
-                set_attributes(full, operation["old"])
+                set_attributes(full, operation["old"], operation["follow"])
         elif "backup" in operation:
             put_back(self.at(operation["backup"]), full)
-        elif operation["do"] == "put" and not os.path.lexists(self.at(operation["staged"])):
-            remove_if_there(full)
+        elif operation["do"] == "put":
+            # Only what this transaction has put there, not what somebody else has since.
+            with contextlib.suppress(FileNotFoundError):
+                if os.lstat(full).st_ino == operation["inode"]:
+                    os.unlink(full)
 
     def clean_up(self) -> None:
         """What was put in place stays; forget what was there before."""
@@ -591,31 +594,38 @@ class Journal:
                 remove_if_there(self.at(operation["backup"]))
         self.close()
 
-    def close(self) -> None:
+    def flush_folders(self) -> None:
         folders = {os.path.dirname(self.at(operation["path"])) for operation in self.operations}
-        flush([folder for folder in folders if os.path.isdir(folder)])
+        flush([folder for folder in sorted(folders) if os.path.isdir(folder)])
+
+    def close(self) -> None:
+        self.flush_folders()
         os.unlink(self.path)
         flush([os.path.dirname(self.path)])
 
 
 def pending_journals(root: str) -> list[str]:
+    """The journals of calls that were interrupted, and those that were never written to their end (.new)."""
     folder = os.path.join(root, STATE_DIR)
     try:
-        names = sorted(os.listdir(folder))
+        return sorted(os.path.join(folder, name) for name in os.listdir(folder))
     except FileNotFoundError:
         return []
-    return [os.path.join(folder, name) for name in names if name.endswith(".json")]
 
 
 def recover(root: str) -> bool:
     """Undo what an interrupted call has left, or finish it if it was past its validators. True if there was any."""
     found = pending_journals(root)
     for path in found:
-        journal = Journal.load(root, path)
-        if journal.phase == "committed":
-            journal.clean_up()
-        else:
-            journal.roll_back()
+        if path.endswith(".new"):
+            os.unlink(path)
+    for path in found:
+        if path.endswith(".json"):
+            journal = Journal.load(root, path)
+            if journal.phase == "committed":
+                journal.clean_up()
+            else:
+                journal.roll_back()
     return bool(found)
 
 
@@ -623,9 +633,11 @@ def recover(root: str) -> bool:
 def locked_state(root: str):
     """One call at a time on a host: a journal that belongs to a living call must not be taken for a crashed one's."""
     folder = os.path.join(root, STATE_DIR)
-    os.makedirs(os.path.dirname(folder), 0o755, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(folder, 0o700)
+    os.makedirs(os.path.dirname(os.path.dirname(folder)), exist_ok=True)
+    for path, mode in ((os.path.dirname(folder), 0o755), (folder, 0o700)):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path)
+            os.chmod(path, mode)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -642,16 +654,28 @@ def read_file(path: str) -> bytes:
         return file.read()
 
 
-def write_new_file(path: str, content: bytes) -> None:
+def write_new_file(path: str, content: bytes, attributes: dict | None = None) -> None:
+    """Write a file that must not exist; nobody else can read it before it has its owner and mode."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with open(descriptor, "wb") as file:
         file.write(content)
+        if attributes:
+            set_open_attributes(descriptor, attributes)
 
 
-def set_attributes(path: str, wanted: dict) -> None:
+def set_attributes(path: str, attributes: dict, follow: bool = False) -> None:
+    """Set owner and mode through a descriptor, so that a link slipped in meanwhile cannot redirect them."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
+    try:
+        set_open_attributes(descriptor, attributes)
+    finally:
+        os.close(descriptor)
+
+
+def set_open_attributes(descriptor: int, attributes: dict) -> None:
     # The owner first: changing it clears the set-uid and set-gid bits.
-    os.chown(path, wanted["uid"], wanted["gid"])
-    os.chmod(path, wanted["mode"])
+    os.fchown(descriptor, attributes["uid"], attributes["gid"])
+    os.fchmod(descriptor, attributes["mode"])
 
 
 def keep_beside(path: str, backup: str) -> None:

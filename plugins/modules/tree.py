@@ -121,17 +121,18 @@ options:
     default: []
   validate:
     description:
-      - Commands that must succeed, without a shell. They run after the files are in place, when anything changed; if
+      - Command that must succeed, or list of such commands; they run without a shell. They run after the files are in place, when anything changed; if
         one fails, the previous files are put back and the task fails.
       - A command that has C({root}) in it runs before anything is touched, and in check mode, on a copy of this task's
         files below a temporary folder.
       - In check mode a command that is not on the host yet is skipped.
-    type: list
-    elements: str
+    type: raw
     default: []
   before:
-    description: A command to run just before the first file is put in place, and only then. Not in check mode.
-    type: str
+    description:
+      - Command, or list of commands, to run just before the first file is put in place, and only then. Not in check mode.
+    type: raw
+    default: []
   plan:
     description: What the action plugin sends to the host. Not for use in a task.
     type: str
@@ -191,6 +192,8 @@ from ansible_collections.redoubt.django.plugins.module_utils.tree_transaction im
 
 PATHS = {"type": "list", "elements": "str", "default": []}
 MAP = {"type": "dict", "default": {}}
+# Not a list: Ansible would split a command at its commas.
+COMMANDS = {"type": "raw", "default": []}
 OWNERSHIP = {"mode": {"type": "str"}, "owner": {"type": "str"}, "group": {"type": "str"}}
 
 # The task's options; the action plugin checks them too, on the controller, which is where most of them are used.
@@ -199,7 +202,7 @@ ARGUMENTS = {
     "root": {"type": "path", "default": "/"},
     "modes": MAP,
     "owners": MAP,
-    "secret": PATHS,
+    "secret": {**PATHS, "no_log": False},
     "when": MAP,
     "purge": PATHS,
     "extra": {
@@ -211,7 +214,7 @@ ARGUMENTS = {
             "template": {"type": "str"},
             "content": {"type": "str"},
             "vars": MAP,
-            "secret": {"type": "raw", "default": False},
+            "secret": {"type": "raw", "default": False, "no_log": False},
             **OWNERSHIP,
         },
         "mutually_exclusive": [("template", "content")],
@@ -225,8 +228,8 @@ ARGUMENTS = {
         "options": {"path": {"type": "str", "required": True}, **OWNERSHIP},
     },
     "absent": PATHS,
-    "validate": PATHS,
-    "before": {"type": "str"},
+    "validate": COMMANDS,
+    "before": COMMANDS,
 }
 
 
@@ -261,7 +264,7 @@ def main() -> None:
     )
     try:
         result = tree.apply()
-    except TreeError as error:
+    except (TreeError, OSError) as error:
         module.fail_json(msg=str(error))
     for warning in result.pop("warnings"):
         module.warn(warning)

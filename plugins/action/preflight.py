@@ -1,0 +1,300 @@
+# Copyright (c) 2026 Redoubt maintainers
+# MIT License (see LICENSE)
+"""Validate the whole inventory on the controller, before the first change on any host."""
+
+from __future__ import annotations
+
+import collections
+import os
+import re
+import typing as t
+
+from ansible.errors import AnsibleError
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.plugins.action import ActionBase
+from ansible_collections.redoubt.django.plugins.plugin_utils import contract
+
+try:  # where a value was written; a private interface, so that its absence only costs the file names in the sentences
+    from ansible._internal._datatag._tags import Origin
+except ImportError:  # pragma: no cover
+    Origin = None
+
+ROLES = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))), "roles")
+UNDEFINED = re.compile(r"'(\w+)' is undefined")
+# Rendered for the rules that compare them with our own variables.
+CONNECTION = ("ansible_user", "ansible_connection", "ansible_host", "ansible_port")
+
+
+class ActionModule(ActionBase):
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp=None, task_vars=None):
+        result = super().run(tmp, task_vars)
+        _, arguments = self.validate_argument_spec({"facts": {"type": "bool", "default": False}})
+        mistakes = self.platforms(task_vars) if arguments["facts"] else self.inventory(task_vars)
+        result["changed"] = False
+        if len(mistakes) == 1:
+            result.update(failed=True, msg=mistakes[0])
+        elif mistakes:
+            result.update(
+                failed=True,
+                msg=f"{len(mistakes)} things must be corrected before anything is touched.",
+                mistakes="\n".join(f"- {mistake}" for mistake in mistakes),
+            )
+        return result
+
+    # --- The operating system, from gathered facts -------------------------------------------------------------------
+
+    def platforms(self, task_vars: dict) -> list[str]:
+        mistakes = []
+        for host in task_vars["ansible_play_hosts"]:
+            facts = self.host_vars(task_vars, host).get("ansible_facts") or {}
+            sentence = contract.check_platform(facts.get("distribution"), facts.get("distribution_major_version"))
+            if sentence:
+                mistakes.append(f"{host} {sentence}.")
+        return mistakes
+
+    # --- The inventory -----------------------------------------------------------------------------------------------
+
+    def inventory(self, task_vars: dict) -> list[str]:
+        hosts = list(task_vars["ansible_play_hosts_all"])
+        groups = task_vars["groups"]
+        roles = self.load_roles()
+        report = Report(hosts)
+        for sentence in contract.check_groups(groups, hosts):
+            report.add(sentence)
+        rendered = {}
+        for host in hosts:
+            checked = HostCheck(self, task_vars, host, [name for name in groups if host in groups[name]], roles)
+            rendered[host] = checked.values
+            report.secrets.update(checked.secrets())
+            for problem in checked.problems():
+                report.add(f"{problem.name} {problem.sentence}", host, checked.place(problem))
+        self.across_hosts(rendered, groups, report)
+        return report.sentences()
+
+    @staticmethod
+    def across_hosts(rendered: dict[str, dict], groups: dict, report: Report) -> None:
+        served = collections.defaultdict(list)
+        address = collections.defaultdict(list)
+        for host, values in rendered.items():
+            domains = values.get("app_domains")
+            if host in groups.get("web", []) and isinstance(domains, list):
+                for domain in {str(domain) for domain in domains}:
+                    served[domain].append(host)
+            if values.get("ansible_host"):
+                address[values["ansible_host"], str(values.get("ansible_port", 22))].append(host)
+        for domain, hosts in sorted(served.items()):
+            if len(hosts) > 1:
+                report.add(f"{domain} is in app_domains of {contract.listed(hosts)}: several hosts for one site are not offered yet, leave it to one of them")
+        for (name, port), hosts in sorted(address.items()):
+            if len(hosts) > 1:
+                report.add(f"{contract.listed(hosts)} are the same machine ({name}, port {port}): keep one name, in all its groups")
+
+    def load_roles(self) -> dict[str, dict]:
+        """Interface and defaults of every role of the collection."""
+        roles = {}
+        for name in sorted(os.listdir(ROLES)):
+            spec = os.path.join(ROLES, name, "meta", "argument_specs.yml")
+            defaults = os.path.join(ROLES, name, "defaults", "main.yml")
+            if os.path.isfile(spec):
+                roles[name] = {
+                    "specs": self._loader.load_from_file(spec)["argument_specs"],
+                    "defaults": (self._loader.load_from_file(defaults, trusted_as_template=True) or {}) if os.path.isfile(defaults) else {},
+                }
+        return roles
+
+    def host_vars(self, task_vars: dict, host: str) -> dict:
+        """What the host's variables are in this play, not rendered."""
+        hostvars = task_vars["hostvars"]
+        try:  # with the play's own vars and vars_files, which hostvars lack
+            manager, play = hostvars._variable_manager, self._task._parent._play
+            variables = manager.get_vars(play=play, host=hostvars._inventory.get_host(host), include_hostvars=False)
+        except AttributeError:
+            variables = hostvars.raw_get(host)
+        return {**variables, "hostvars": hostvars}
+
+
+class Report:
+    """The sentences, each once, with the hosts and the place it is true of; secret values are blotted out."""
+
+    def __init__(self, hosts: list[str]) -> None:
+        self.hosts = hosts
+        self.secrets: set[str] = set()
+        self.found: dict[tuple[str, str], list[str]] = {}
+
+    def add(self, sentence: str, host: str | None = None, place: str = "") -> None:
+        hosts = self.found.setdefault((sentence.rstrip("."), place), [])
+        if host and host not in hosts:
+            hosts.append(host)
+
+    def sentences(self) -> list[str]:
+        return [self.finish(sentence, place, hosts) for (sentence, place), hosts in self.found.items()]
+
+    def finish(self, sentence: str, place: str, hosts: list[str]) -> str:
+        for secret in sorted(self.secrets, key=len, reverse=True):
+            sentence = sentence.replace(secret, "********")
+        shown = contract.listed(hosts if len(hosts) < 4 else [*hosts[:3], f"{len(hosts) - 3} more"]) if hosts else ""
+        where = ", ".join(part for part in (place, shown) if part)
+        end = "" if sentence.endswith("?") else "."
+        return f"{sentence}{end}{f' ({where})' if where else ''}"
+
+
+class HostCheck:
+    """One host: its variables rendered, and everything that is wrong with them."""
+
+    def __init__(self, action: ActionModule, task_vars: dict, host: str, groups: list[str], roles: dict[str, dict]) -> None:
+        self.roles = {name: role for name, role in roles.items() if name in contract.roles_of(groups)}
+        self.all_roles = roles
+        self.options = {key: spec for role in self.roles.values() for key, spec in role["specs"]["main"].get("options", {}).items()}
+        self.raw = action.host_vars(task_vars, host)
+        self.defaults = {key: value for role in roles.values() for key, value in role["defaults"].items()}
+        self.available = {**self.defaults, **self.raw}
+        self.templar = action._templar.copy_with_new_env(available_variables=self.available)
+        self.values: dict[str, t.Any] = {}
+        self.failed: dict[str, AnsibleError] = {}
+        wanted = [*self.options, *CONNECTION, *(name for name in self.raw if name.startswith("vault_"))]
+        for name in wanted:
+            if name in self.available:
+                try:
+                    self.values[name] = self.templar.template(self.available[name])
+                except AnsibleError as error:
+                    self.failed[name] = error
+
+    # --- Secrets and places ------------------------------------------------------------------------------------------
+
+    def is_secret(self, name: str) -> bool:
+        """Whether the value came from the vault, or its role says that it is none of a log's business."""
+        if name.startswith("vault_") or self.options.get(name, {}).get("no_log"):
+            return True
+        return any("vault_" in leaf for leaf in contract.secret_leaves(self.available.get(name)))
+
+    def secrets(self) -> set[str]:
+        """Values that no sentence may hold. Shorter ones would blot out ordinary words, and are refused anyway."""
+        return {leaf for name, value in self.values.items() if self.is_secret(name) for leaf in contract.secret_leaves(value) if len(leaf) >= 6}
+
+    def place(self, problem: contract.Problem) -> str:
+        """`file:line` of the nearest part of the raw value that knows where it was written."""
+        if Origin is None or problem.variable not in self.raw:
+            return ""
+        value = self.raw[problem.variable]
+        # The name itself was first written where the variable has its lowest precedence: right for a variable that
+        # should not be there at all, misleading for the others.
+        origin = Origin.get_tag(value)
+        if not origin and problem.variable not in self.options:
+            origin = Origin.get_tag(next(name for name in self.raw if name == problem.variable))
+        for step in problem.path:
+            try:
+                value = value[step]
+            except (LookupError, TypeError):
+                break
+            origin = Origin.get_tag(value) or origin
+        if not origin:
+            return ""
+        path = origin.path
+        if not path:
+            return (origin.description or "").strip("<>")
+        return f"{shorten(path)}:{origin.line_num}" if origin.line_num else shorten(path)
+
+    def vault_file(self) -> str:
+        sources = [self.raw.get("inventory_dir"), *(self.raw.get("ansible_inventory_sources") or [])]
+        folders = [os.path.join(str(source), "group_vars", "all") for source in sources if source]
+        folder = next((folder for folder in folders if os.path.isdir(folder)), folders[0] if folders else "group_vars/all")
+        return shorten(os.path.join(folder, "vault.yml"))
+
+    # --- Problems ----------------------------------------------------------------------------------------------------
+
+    def problems(self) -> t.Iterator[contract.Problem]:
+        derived = list(self.unrendered(defaults=True))
+        found = 0
+        for problem in self.stated():
+            found += 1
+            yield problem
+        if not found:  # a default of ours that cannot be rendered follows from a mistake above, when there is one
+            yield from derived
+
+    def stated(self) -> t.Iterator[contract.Problem]:
+        """Problems of what the inventory says, not of what was derived from it."""
+        yield from self.unknown()
+        yield from self.unrendered(defaults=False)
+        bad = set()
+        for name, spec in self.options.items():
+            for problem in self.typed(name, spec):
+                bad.add(name)
+                yield problem
+        for problem in contract.check_rules(self.values, skip=bad):
+            # The rules show what they complain of; a value that came from the vault is blotted out as a whole.
+            if self.is_secret(problem.variable):
+                problem = contract.Problem(problem.variable, re.sub(r"^(is|names) (['\"]).*?\2", r"\1 not as it should be", problem.sentence), problem.path)
+            yield problem
+        yield from contract.check_vault({name: value for name, value in self.values.items() if name.startswith("vault_")})
+        if not bad:
+            yield from self.backstop()
+
+    def unknown(self) -> t.Iterator[contract.Problem]:
+        known = {key for role in self.all_roles.values() for key in role["specs"]["main"].get("options", {})}
+        prefixes = tuple(f"{role}_" for role in self.all_roles)
+        for name in self.raw:
+            if name in known or name.startswith(("ansible_", "vault_", "_")):
+                continue
+            if name.startswith(prefixes):
+                yield contract.Problem(name, f"is no variable of this kit{contract.closest(name, known) or ': remove it, or give a variable of your own another prefix'}")
+            elif contract.closest(name, known, 0.92):
+                yield contract.Problem(name, f"is no variable of this kit{contract.closest(name, known, 0.92)}")
+
+    def unrendered(self, defaults: bool) -> t.Iterator[contract.Problem]:
+        """Values whose template fails; one sentence for each name that is missing, not for each that needs it."""
+        users = collections.defaultdict(list)
+        for name, error in self.failed.items():
+            match = UNDEFINED.search(str(error))
+            derived = name not in self.raw and not (match and match[1].startswith("vault_"))
+            if derived != defaults:
+                continue
+            if match:
+                users[match[1]].append(name)
+            else:
+                yield contract.Problem(name, f"cannot be rendered: {' '.join(str(error).split())}")
+        for missing, names in users.items():
+            if missing in self.options or missing in self.failed:
+                continue  # said already: it is required, or its own template fails
+            wanted = contract.listed(names if len(names) < 5 else [*names[:4], "others"])
+            if missing.startswith("vault_"):
+                sentence = f"is not defined, but {wanted} take{'s' if len(names) == 1 else ''} it from the vault: add it with `ansible-vault edit {self.vault_file()}` ({contract.MAKE_SECRET})"
+            else:
+                sentence = f"is not defined, but {wanted} use{'s' if len(names) == 1 else ''} it{contract.closest(missing, self.available, 0.75) or ': define it, or correct the template'}"
+            yield contract.Problem(missing, sentence)
+
+    def typed(self, name: str, spec: dict) -> t.Iterator[contract.Problem]:
+        if name in self.failed:
+            return
+        if name not in self.values:
+            if spec.get("required"):
+                yield contract.Problem(name, f"is required, {contract.WANTED[spec.get('type', 'str')]}: {contract.first_sentence(spec)}")
+            return
+        value = self.values[name]
+        secret = self.is_secret(name)
+        problems = list(contract.check_type(spec, name, value, secret=secret))
+        yield from problems
+        # An entry point with the name of a variable describes one value of that mapping.
+        entry = next((role["specs"][name] for role in self.roles.values() if name in role["specs"] and name != "main"), None)
+        if entry and not problems and isinstance(value, dict):
+            for key, item in value.items():
+                yield from contract.check_type({"type": "dict", "options": entry["options"]}, name, item, (key,), secret)
+
+    def backstop(self) -> t.Iterator[contract.Problem]:
+        """What an argument spec can say beyond types (required_if, mutually_exclusive …), by Ansible's own validator."""
+        for role in self.roles.values():
+            spec = role["specs"]["main"]
+            rules = {key: value for key, value in spec.items() if key in ("mutually_exclusive", "required_together", "required_one_of", "required_if", "required_by")}
+            if rules:
+                options = spec.get("options", {})
+                values = {key: value for key, value in self.values.items() if key in options}
+                for message in ArgumentSpecValidator(options, **rules).validate(values, validate_role_argument_spec=True).error_messages:
+                    yield contract.Problem(contract.listed(options), message)
+
+
+def shorten(path: str) -> str:
+    """Relative to the working directory when it is inside."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative

@@ -1,0 +1,1073 @@
+# Copyright (c) 2026 Redoubt maintainers
+# MIT License (see LICENSE)
+"""What the values of an inventory must be: the typed part from the roles' argument_specs, and the rules no type can say.
+
+Nothing in here knows Ansible's run time: every function takes plain values and yields Problem objects, so that the
+action plugin `preflight` and the unit tests use the same code.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import datetime
+import difflib
+import hashlib
+import hmac
+import ipaddress
+import os
+import re
+import shutil
+import struct
+import subprocess
+import typing as t
+import urllib.parse
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.version import InvalidVersion, Version
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One sentence about one value. `path` leads from the variable to the value: keys and indexes."""
+
+    variable: str
+    sentence: str
+    path: tuple = ()
+
+    @property
+    def name(self) -> str:
+        return dotted(self.variable, self.path)
+
+
+def dotted(variable: str, path: t.Iterable) -> str:
+    text = variable
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if re.fullmatch(r"\w+", str(step)) else f"[{str(step)!r}]"
+    return text
+
+
+def closest(name: str, names: t.Iterable[str], cutoff: float = 0.6) -> str:
+    """` Did you mean x?`, or nothing."""
+    found = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
+    return f": did you mean {found[0]}?" if found else ""
+
+
+# --- Types -----------------------------------------------------------------------------------------------------------
+
+KIND = {bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list", dict: "a mapping", type(None): "empty"}
+WANTED = {
+    "str": "a text",
+    "path": "a path",
+    "raw": "anything",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "list": "a list",
+    "dict": "a mapping",
+}
+
+
+def kind(value: t.Any) -> str:
+    for known, text in KIND.items():
+        if isinstance(value, known):
+            return text
+    return type(value).__name__
+
+
+def type_problem(wanted: str, value: t.Any, choices: t.Sequence | None, secret: bool) -> str | None:
+    """Why `value` is not of type `wanted`. Nothing is coerced: what a template would see is what counts."""
+    shown = "" if secret or isinstance(value, (list, dict)) else f" ({value!r})" if isinstance(value, str) else f" ({str(value).lower()})"
+    if value is None:
+        return f"is empty: give it {WANTED.get(wanted, wanted)}, or remove the line to keep the default"
+    if wanted in ("str", "path"):
+        if isinstance(value, str):
+            return None
+        if isinstance(value, bool) and choices:
+            return f"is {str(value).lower()}, because YAML reads a bare on, off, yes or no as true or false: put it in quotes"
+        if isinstance(value, bool):
+            return f"is {str(value).lower()}, but must be a text: put it in quotes if it is meant as one"
+        if isinstance(value, (int, float)):
+            return f"is the number {'' if secret else str(value) + ' '}to YAML (1.10 becomes 1.1, 010 becomes 8, 03:00 becomes 180): put it in quotes"
+        return f"is {kind(value)}, but must be a text"
+    if wanted == "int":
+        if isinstance(value, int) and not isinstance(value, bool):
+            return None
+        if isinstance(value, str) and re.fullmatch(r"-?\d+", value):
+            return f"""is the text {'' if secret else repr(value) + ' '}but must be a whole number: remove the quotes (on the command line: -e '{{"name": 5}}')"""
+    elif wanted == "float":
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return None
+    elif wanted == "bool":
+        if isinstance(value, bool):
+            return None
+        if isinstance(value, str) and value.lower() in ("true", "false", "yes", "no", "on", "off", "1", "0"):
+            return f"""is the text {'' if secret else repr(value) + ' '}but must be true or false: remove the quotes (on the command line: -e '{{"name": true}}')"""
+    elif wanted == "list":
+        if isinstance(value, list):
+            return None
+        if isinstance(value, str) and not secret:
+            return f"is the text {value!r}, but must be a list: write [{value}]"
+    elif wanted == "dict":
+        if isinstance(value, dict):
+            return None
+    elif wanted == "raw":
+        return None
+    return f"is {kind(value)}{shown}, but must be {WANTED.get(wanted, wanted)}"
+
+
+def check_type(spec: dict, variable: str, value: t.Any, path: tuple = (), secret: bool = False) -> t.Iterator[Problem]:
+    """Type, choices, elements and nested options of one value."""
+    secret = secret or bool(spec.get("no_log"))
+    wanted = spec.get("type", "str")
+    choices = spec.get("choices")
+    sentence = type_problem(wanted, value, choices, secret)
+    if sentence:
+        yield Problem(variable, sentence, path)
+        return
+    if choices and value not in choices:
+        shown = "" if secret else f" {value!r},"
+        yield Problem(variable, f"is{shown or ' something'} but must be {alternatives(choices)}{closest(str(value), map(str, choices))}", path)
+    if wanted == "list":
+        for index, element in enumerate(value):
+            inner = {"type": spec.get("elements", "raw")}
+            yield from check_type({**inner, **({"options": spec["options"]} if "options" in spec else {})}, variable, element, (*path, index), secret)
+    elif wanted == "dict" and "options" in spec:
+        yield from check_options(spec["options"], variable, value, path, secret)
+
+
+def check_options(options: dict, variable: str, value: dict, path: tuple = (), secret: bool = False) -> t.Iterator[Problem]:
+    """The keys of a mapping against the options that describe it."""
+    for key in value:
+        if key not in options:
+            hint = closest(str(key), options) or f": it takes {listed(options)}"
+            yield Problem(variable, f"has an unknown key {str(key)!r}{hint}", path)
+    for key, spec in options.items():
+        if key in value:
+            yield from check_type(spec, variable, value[key], (*path, key), secret)
+        elif spec.get("required"):
+            yield Problem(variable, f"lacks {key}: {first_sentence(spec)}", path)
+
+
+def first_sentence(spec: dict) -> str:
+    text = spec.get("description") or WANTED.get(spec.get("type", "str"), "")
+    text = " ".join(text) if isinstance(text, list) else text
+    return re.split(r"(?<=[.])\s", text.strip())[0].rstrip(".")
+
+
+def listed(names: t.Iterable, last: str = "and") -> str:
+    names = [str(name) for name in names]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}" if names else "nothing"
+
+
+def alternatives(names: t.Iterable) -> str:
+    return listed(names, "or")
+
+
+# --- Rules -----------------------------------------------------------------------------------------------------------
+# A rule is a generator over one variable's value (only called when its type is right); it yields a sentence, or a
+# sentence and the path of the part it is about. `values` holds all variables of the host that could be rendered.
+
+RULES: dict[str, list[t.Callable]] = {}
+
+
+def rule(*variables: str) -> t.Callable:
+    def register(function: t.Callable) -> t.Callable:
+        for variable in variables:
+            RULES.setdefault(variable, []).append(function)
+        return function
+
+    return register
+
+
+def check_rules(values: dict, skip: t.Container[str] = ()) -> t.Iterator[Problem]:
+    for variable, functions in RULES.items():
+        if variable not in values or variable in skip:
+            continue
+        for function in functions:
+            for found in function(values[variable], values):
+                sentence, path = found if isinstance(found, tuple) else (found, ())
+                yield Problem(variable, sentence, tuple(path))
+
+
+def text(values: dict, variable: str) -> str:
+    """Another variable that a rule needs, when it is there and a text."""
+    value = values.get(variable, "")
+    return value if isinstance(value, str) else ""
+
+
+RESERVED_TLDS = ("test", "localhost", "invalid", "example", "local", "internal")
+# Unix users, groups, folders of /etc and /run, and PostgreSQL's own words: the application would share them.
+RESERVED_NAMES = frozenset(
+    """
+    root daemon bin sys sync games man lp mail news uucp proxy backup list irc nobody adm tty disk cdrom sudo admin wheel
+    users staff operator shadow utmp video audio plugdev crontab messagebus systemd sshd ssh nginx postgres postgresql
+    redis certbot acme letsencrypt fail2ban rsyslog syslog chrony ntp ntpsec polkitd polkit dbus udev cron apt dpkg
+    default init security ssl pam skel profile passwd group hosts hostname fstab environment motd issue opt alternatives
+    nftables firewall logrotate sysctl modules network networks services protocols shells localtime timezone python3 perl
+    kernel grub ldap lock log user users_d initctl credentials mount screen rpcbind apache2 gunicorn redoubt base site app
+    git www http https restic pgbackrest template0 template1 public all replication sameuser samerole none
+    current_user session_user information_schema live blue green
+    """.split()
+)
+
+
+@rule("app_name")
+def app_name(value, values):
+    if not re.fullmatch(r"[a-z][a-z0-9_]{1,30}", value):
+        better = re.sub(r"[^a-z0-9_]+", "_", value.lower()).strip("_0123456789")[:31]
+        hint = f", e.g. {better}" if re.fullmatch(r"[a-z][a-z0-9_]{1,30}", better) else ""
+        yield f"is {value!r}: a unix user and a database are called so, write 2 to 31 of a-z, 0-9 and _ with a letter first{hint}"
+    elif value in RESERVED_NAMES or value.startswith(("pg_", "systemd_")):
+        yield f"is {value!r}, which the operating system or PostgreSQL uses itself: choose another, e.g. {value[:24]}_site"
+    names = [admin.get("name") for admin in values.get("base_admins") or [] if isinstance(admin, dict)]
+    if value in names:
+        yield f"is {value!r}, which is also the name of an administrator in base_admins: the application needs a user of its own"
+
+
+@rule("app_domains")
+def app_domains(value, values):
+    if not value:
+        yield "is an empty list: name at least one domain that leads to the host"
+    for index, domain in enumerate(value):
+        sentence = domain_problem(domain)
+        if sentence:
+            yield f"is {domain!r}: {sentence}", (index,)
+        elif domain in value[:index]:
+            yield f"names {domain!r} a second time: remove one", (index,)
+        elif public_acme(values) and domain.endswith(tuple("." + tld for tld in RESERVED_TLDS)):
+            yield f"is {domain!r}, a reserved name that no public ACME server certifies: use a domain of your own, or set app_acme_directory to a private server", (index,)
+        elif public_acme(values) and re.search(r"(^|\.)example\.(com|net|org)$", domain):
+            yield f"is still the placeholder {domain!r}: write the domain that leads to the host", (index,)
+    if len(value) > 100:
+        yield f"has {len(value)} names, but a certificate of Let's Encrypt holds 100: split the site"
+
+
+def domain_problem(domain: str) -> str | None:
+    if "://" in domain or "/" in domain:
+        return f"write the host name alone, {urllib.parse.urlsplit(domain if '://' in domain else '//' + domain).hostname or 'without scheme and path'}"
+    if "*" in domain:
+        return "a wildcard cannot be certified over HTTP-01: list each name"
+    if re.search(r":\d*$", domain):
+        return f"write the name without a port, {domain.split(':')[0]}"
+    try:
+        ipaddress.ip_address(domain.strip("[]"))
+        return "a certificate and the Host header need a name, not an address"
+    except ValueError:
+        pass
+    if not domain.isascii():
+        try:
+            return f"write it in its ASCII form, {domain.lower().encode('idna').decode()}"
+        except UnicodeError:
+            return "not a domain name"
+    if domain != domain.lower():
+        return f"write it in lower case, {domain.lower()}"
+    if domain.endswith("."):
+        return f"write it without the final dot, {domain.rstrip('.')}"
+    if "_" in domain:
+        return "a host name has no underscore"
+    if "." not in domain:
+        return "a name without a dot cannot be certified: write the full domain name"
+    if len(domain) > 253 or not all(re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", label) for label in domain.split(".")):
+        return "not a domain name: labels of a-z, 0-9 and -, up to 63 characters each, separated by single dots"
+    if domain.rsplit(".", 1)[1].isdigit():
+        return "not a domain name: the last label is a number"
+    return None
+
+
+def public_acme(values: dict) -> bool:
+    """Whether certificates are asked of a server in the public internet: those refuse reserved names."""
+    host = urllib.parse.urlsplit(text(values, "app_acme_directory")).hostname or ""
+    return host.endswith(("letsencrypt.org", "zerossl.com", "buypass.com", "pki.goog", "sectigo.com"))
+
+
+def lab_host(host: str | None) -> bool:
+    """RFC 2606's .test and loopback: nobody on a network in between."""
+    host = (host or "").lower()
+    return host == "localhost" or host.endswith((".test", ".localhost")) or host == "test" or host.startswith("127.") or host == "::1"
+
+
+@rule("app_source")
+def app_source(value, values):
+    if value == "git" and not values.get("app_repo"):
+        other = ", or set app_source: pypi (app_package is set)" if values.get("app_package") else ""
+        yield f"is git, so app_repo is required: the address that git clone takes{other}", ()
+    if value == "pypi" and not values.get("app_package"):
+        other = ", or set app_source: git (app_repo is set)" if values.get("app_repo") else ""
+        yield f"is pypi, so app_package is required: the package's name on the index, with extras{other}", ()
+
+
+SCP = re.compile(r"(?P<user>[\w.+-]+)@(?P<host>\[[^\]]+\]|[\w.-]+):(?P<path>[^\s]+)")
+
+
+def ssh_server(repo: str) -> str | None:
+    """The server of an ssh address as known_hosts writes it, `host` or `[host]:port`; None when it is no ssh address."""
+    if "://" not in repo:
+        match = SCP.fullmatch(repo)
+        return match["host"].strip("[]").lower() if match else None
+    try:
+        parts = urllib.parse.urlsplit(repo)
+        port = parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in ("ssh", "git+ssh", "ssh+git"):
+        return None
+    return f"[{parts.hostname}]:{port}" if port not in (None, 22) else parts.hostname or ""
+
+
+@rule("app_repo")
+def app_repo(value, values):
+    if not value or values.get("app_source", "git") != "git":
+        return
+    if re.search(r"\s|[\x00-\x1f]", value) or value.startswith("-"):
+        yield "has white space or begins with a dash: write one address, as git clone takes it"
+        return
+    if value.startswith("/"):
+        if ".." in value.split("/"):
+            yield f"is {value!r}: write the folder without .."
+        return
+    if "://" not in value:
+        if not SCP.fullmatch(value):
+            yield f"is {value!r}, which is no address: write https://host/path, ssh://git@host/path, git@host:path, file:///folder or an absolute folder"
+        return
+    try:
+        parts = urllib.parse.urlsplit(value)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        yield f"is no address: {error}"
+        return
+    if parts.password or (parts.username and parts.scheme in ("http", "https")):
+        yield "holds a user name or password, which would stand in process lists and logs: use an ssh address with app_deploy_key"
+    elif parts.scheme in ("http", "git", "ftp") and not lab_host(host):
+        yield f"is fetched over {parts.scheme}://, where anybody on the way can change the code: use https:// or ssh://"
+    elif parts.scheme not in ("https", "ssh", "git+ssh", "ssh+git", "file", "http", "git"):
+        yield f"begins with {parts.scheme}://: use https, ssh or file"
+    elif parts.scheme == "file" and (host or not parts.path.startswith("/")):
+        yield "is a file address with a host in it: write three slashes, file:///folder"
+    elif parts.scheme != "file" and (not host or len(parts.path) < 2):
+        yield f"is {value!r}, which lacks the {'path of the repository' if host else 'host'}"
+
+
+@rule("app_repo_known_hosts")
+def app_repo_known_hosts(value, values):
+    repo = text(values, "app_repo")
+    server = ssh_server(repo) if values.get("app_source", "git") == "git" else None
+    host = (server or "").rsplit(":", 1)[0].strip("[]") if server else ""
+    scan = f"ssh-keyscan {'-p ' + server.rsplit(':', 1)[1] + ' ' if server and server.startswith('[') else ''}{host}"
+    if server and not value.strip():
+        yield f"is empty, but app_repo is reached over ssh and an unknown server is refused: put in what `{scan}` prints, after comparing it with the provider's published keys"
+        return
+    names, matched = [], False
+    for number, line in enumerate(value.splitlines(), 1):
+        fields = line.split()
+        if not fields or fields[0].startswith("#"):
+            continue
+        marker = fields[0].startswith("@")
+        fields = fields[1:] if marker else fields
+        if len(fields) < 3 or not public_key_type(fields[1], fields[2]):
+            yield f"has a line {number} that is no known_hosts line: `host type key`, as ssh-keyscan prints it"
+            return
+        names.append(fields[0])
+        matched = matched or marker or (server is not None and known_hosts_match(fields[0], server))
+    if server and names and not matched:
+        yield f"names {listed(sorted({'a hashed name' if name.startswith('|') else name for name in names}))}, but app_repo is on {server}: put in what `{scan}` prints"
+
+
+def known_hosts_match(names: str, server: str) -> bool:
+    if names.startswith("|1|"):
+        try:
+            salt, digest = (base64.b64decode(part) for part in names.split("|")[2:4])
+        except ValueError:
+            return False
+        return hmac.compare_digest(hmac.new(salt, server.encode(), hashlib.sha1).digest(), digest)
+    return any(re.fullmatch(re.escape(name).replace(r"\*", ".*").replace(r"\?", "."), server) for name in names.lower().split(","))
+
+
+@rule("app_deploy_key")
+def app_deploy_key(value, values):
+    server = ssh_server(text(values, "app_repo")) if values.get("app_source", "git") == "git" else None
+    if not value.strip():
+        if server:
+            yield f"is empty, but app_repo is reached over ssh ({server}): put a key that may read it into the vault (ssh-keygen -t ed25519 -N '' -f deploy)"
+        return
+    if value.lstrip().startswith(("ssh-", "ecdsa-", "sk-")):
+        yield "is the public half: put the private key (-----BEGIN … PRIVATE KEY-----) there"
+        return
+    data = value.strip().encode() + b"\n"
+    try:
+        (serialization.load_ssh_private_key if b"OPENSSH" in data else serialization.load_pem_private_key)(data, None)
+    except TypeError:
+        yield "is a key with a passphrase, and nobody is there to type it: make one without (ssh-keygen -p -N '')"
+    except Exception:  # cryptography raises a wide set of errors for a broken key
+        yield "is no private key: put the whole file in, with the lines -----BEGIN … and -----END …"
+
+
+@rule("app_package")
+def app_package(value, values):
+    if not value or values.get("app_source") != "pypi":
+        return
+    if re.search(r"[=<>~!]", value):
+        yield f"is {value!r}: write the name alone and the version in app_version"
+    elif not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?(\[\s*[\w.-]+(\s*,\s*[\w.-]+)*\s*\])?", value):
+        yield f"is {value!r}, which is no package name: write it as pip does, name or name[extra]"
+
+
+@rule("app_version")
+def app_version(value, values):
+    if values.get("app_source", "git") == "pypi":
+        try:
+            Version(value)
+        except InvalidVersion:
+            shown = re.sub(r"^[=~<>!\s]+", "", value)
+            yield f"is {value!r}, but a package is installed at one exact version: write it in full{', ' + shown if shown != value and shown else ', e.g. 2025.2.2'}"
+        return
+    if not value.strip():
+        yield "is empty: name a branch, a tag or a commit"
+    elif value.startswith("-") or re.search(r"[\s~^:?*\[\\\x00-\x20\x7f]|\.\.|@\{|//|\.lock$|[/.]$|^/", value):
+        yield f"is {value!r}, which cannot be a branch, a tag or a commit"
+
+
+MODULE = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
+
+
+@rule("app_settings_module")
+def app_settings_module(value, values):
+    if not re.fullmatch(MODULE, value):
+        better = re.sub(r"\.py$", "", value).strip("/.").replace("/", ".").replace(":", ".")
+        hint = f": write {better}" if re.fullmatch(MODULE, better) else ": write the dotted path that DJANGO_SETTINGS_MODULE takes"
+        yield f"is {value!r}{hint}"
+    for source in ("app_env", "app_secret_env"):
+        other = (values.get(source) or {}).get("DJANGO_SETTINGS_MODULE") if isinstance(values.get(source), dict) else None
+        if other is not None and other != value:
+            yield f"is {value!r}, but {source}.DJANGO_SETTINGS_MODULE says another: remove the latter, the kit sets it"
+
+
+@rule("app_wsgi")
+def app_wsgi(value, values):
+    if not re.fullmatch(MODULE + ":" + MODULE, value):
+        better = re.sub(r"\.py$", "", value).strip("/").replace("/", ".")
+        if ":" not in better:
+            better = re.sub(r"\.application$", "", better) + ":application"
+        hint = f", e.g. {better}" if re.fullmatch(MODULE + ":" + MODULE, better) else ""
+        yield f"is {value!r}: write module:callable{hint}"
+
+
+def relative_problem(value: str) -> str | None:
+    if not value:
+        return "is empty"
+    if value.startswith(("/", "~")):
+        return f"is {value!r}, but is meant from the repository's root: write it without the leading {value[0]}"
+    if ".." in value.split("/"):
+        return f"is {value!r}: a path with .. leaves the release"
+    if re.search(r"[\x00-\x1f\x7f]", value):
+        return "has a control character in it"
+    return None
+
+
+def absolute_problem(value: str) -> str | None:
+    if not value.startswith("/"):
+        return f"is {value!r}, but must be an absolute path"
+    if ".." in value.split("/") or "//" in value:
+        return f"is {value!r}: write the path without .. and //"
+    if re.search(r"[\s\x00-\x1f\x7f;{}'\"$\\]", value):
+        return f"is {value!r}: white space, quotes, ;, $, \\ and braces do not belong in a path here"
+    return None
+
+
+@rule("app_project_dir")
+def app_project_dir(value, values):
+    sentence = relative_problem(value)
+    if sentence:
+        yield sentence + ("; the root itself is ." if value in ("", "/") else "")
+    elif value.endswith("manage.py"):
+        yield f"is {value!r}: name the folder of manage.py, {os.path.dirname(value) or '.'}"
+
+
+@rule("app_manage")
+def app_manage(value, values):
+    if not value.strip():
+        yield "is empty: write the command that stands for `python manage.py`"
+    elif "{manage}" in value:
+        yield "holds {manage}, which stands for itself: write the command, e.g. python -m pretalx"
+    elif "\n" in value:
+        yield "has a line break in it: write one command"
+
+
+@rule("app_requirements")
+def app_requirements(value, values):
+    if value == "auto":
+        return
+    sentence = relative_problem(value)
+    name = value.rsplit("/", 1)[-1]
+    if sentence:
+        yield sentence + ("; write auto to have it found" if not value else "")
+    elif not name.endswith((".txt", ".in")) and name not in ("uv.lock", "poetry.lock", "Pipfile.lock", "pyproject.toml"):
+        yield f"is {value!r}, a kind of file the kit cannot install from: name a *.txt, uv.lock, poetry.lock, Pipfile.lock or pyproject.toml, or write auto"
+
+
+@rule("app_requirements_extras", "app_requirements_groups")
+def app_requirements_names(value, values):
+    for index, name in enumerate(value):
+        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", name):
+            yield f"is {name!r}, which is no name of an extra or a group: write the name alone", (index,)
+
+
+@rule("app_requirements_extra")
+def app_requirements_extra(value, values):
+    for index, requirement in enumerate(value):
+        try:
+            Requirement(requirement)
+        except InvalidRequirement:
+            yield f"is {requirement!r}, which is no requirement: write name, name[extra]==1.2.3 or name @ https://…", (index,)
+
+
+@rule("app_pip_index")
+def app_pip_index(value, values):
+    if value:
+        yield from url_problems(value, ("https",))
+
+
+@rule("app_acme_directory")
+def app_acme_directory(value, values):
+    yield from url_problems(value, ("https",))
+
+
+def url_problems(value: str, schemes: tuple[str, ...]) -> t.Iterator[str]:
+    try:
+        parts = urllib.parse.urlsplit(value)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host, parts = None, urllib.parse.urlsplit("")
+    if not host or re.search(r"\s", value):
+        yield f"is no address: write it in full, {schemes[0]}://host/path"
+    elif parts.scheme not in schemes and not (parts.scheme == "http" and lab_host(host)):
+        yield f"begins with {parts.scheme}://, but must be {alternatives(scheme + '://' for scheme in schemes)}"
+
+
+@rule("app_python")
+def app_python(value, values):
+    if not re.fullmatch(r"[A-Za-z0-9/][\w./+-]*", value) or ".." in value.split("/"):
+        yield f"is {value!r}: name an interpreter on the host, e.g. python3, python3.13 or /usr/bin/python3"
+
+
+@rule("app_apt_packages", "app_build_apt_packages")
+def apt_packages(value, values):
+    for index, package in enumerate(value):
+        if not re.fullmatch(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?(=[\w.+:~-]+|/[\w.-]+)?", package):
+            hint = ": one package an entry" if " " in package.strip() or "," in package else ""
+            yield f"is {package!r}, which is no name of a Debian package{hint}", (index,)
+
+
+@rule("app_build", "app_migrate", "app_setup")
+def commands(value, values):
+    for index, command in enumerate(value):
+        if not command.strip():
+            yield "is an empty command: remove it", (index,)
+        elif "\x00" in command:
+            yield "has a NUL character in it", (index,)
+
+
+@rule("app_migrate", "app_setup")
+def management_commands(value, values):
+    for index, command in enumerate(value):
+        match = re.match(r"(python[\d.]*\s+)?(\./)?manage\.py(\s|$)", command)
+        if match:
+            yield f"begins with {match[0].strip()!r}: write only what follows it, {command[match.end():].strip()!r}", (index,)
+
+
+@rule("app_env", "app_secret_env")
+def environment(value, values):
+    for key, item in value.items():
+        if not isinstance(key, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
+            yield f"has the key {key!r}, which cannot name an environment variable: letters, digits and _, no digit first"
+        elif key in ("LISTEN_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "INVOCATION_ID", "CREDENTIALS_DIRECTORY"):
+            yield "is set by systemd or the kit for each process: remove it", (key,)
+        elif item is None:
+            yield "is empty: write '' for an empty text, or remove it", (key,)
+        elif isinstance(item, (list, dict)):
+            yield f"is {kind(item)}, but an environment holds texts: write it as the project parses it, e.g. as JSON with the filter to_json", (key,)
+        elif not isinstance(item, (str, int, float)):
+            yield f"is {kind(item)}: write a text, a number, true or false (rendered as True and False)", (key,)
+        elif isinstance(item, str) and "\x00" in item:
+            yield "has a NUL character in it, which no environment can hold", (key,)
+
+
+@rule("app_secret_env")
+def secret_environment(value, values):
+    other = values.get("app_env")
+    for key in value:
+        if isinstance(other, dict) and key in other:
+            yield "is in app_env too: keep one of them, the secret one here", (key,)
+    for key, item in value.items():
+        if isinstance(item, str) and placeholder(item):
+            yield f"is a placeholder: put a value of its own into the vault ({MAKE_SECRET})", (key,)
+
+
+MAKE_SECRET = "python3 -c 'import secrets; print(secrets.token_urlsafe(50))'"
+PLACEHOLDERS = re.compile(
+    r"(?i)(change[ _-]?(me|it|this)|replace[ _-]?(me|this|with.*)|to[ _-]?do|xxx+|password|passwort|secret|secret[ _-]?key|your[ _-].*|<.*>|example.*|.*\.example\.(com|org|net)|"
+    r"insecure.*|django-insecure.*|dummy|placeholder.*|admin|test|foo|bar|1234+\d*|fixme)[.!]*"
+)
+
+
+def placeholder(value: str) -> bool:
+    return bool(PLACEHOLDERS.fullmatch(value.strip()))
+
+
+@rule("app_secret_key")
+def app_secret_key(value, values):
+    if not value.strip():
+        yield f"is empty: put one into the vault ({MAKE_SECRET})"
+    elif placeholder(value) or re.search(r"(?i)change[ _-]?me|django-insecure", value):
+        yield f"is a placeholder: put a random one into the vault ({MAKE_SECRET})"
+    elif len(value) < 50 or len(set(value)) < 10:
+        reason = f"has {len(value)} characters" if len(value) < 50 else "repeats a few characters"
+        yield f"{reason}, but must have 50 random ones or more: put another into the vault ({MAKE_SECRET})"
+
+
+@rule("app_files")
+def app_files(value, values):
+    seen = set()
+    for index, item in enumerate(value):
+        dest = item["dest"]
+        sentence = absolute_problem(dest) if dest.startswith("/") else relative_problem(dest)
+        if sentence:
+            yield sentence, (index, "dest")
+        elif dest.endswith("/") or dest in (".", ""):
+            yield f"is {dest!r}, a folder: name the file", (index, "dest")
+        elif os.path.normpath(dest) in seen:
+            yield f"names {dest!r} a second time: remove one", (index, "dest")
+        seen.add(os.path.normpath(dest or "."))
+
+
+@rule("app_shared_paths", "app_writable_paths")
+def release_paths(value, values):
+    clean = []
+    for index, path in enumerate(value):
+        sentence = relative_problem(path)
+        if sentence:
+            yield sentence, (index,)
+            continue
+        path = os.path.normpath(path)
+        if path == ".":
+            yield "is the whole release: name the paths in it that the project writes", (index,)
+        elif path in clean:
+            yield f"names {path!r} a second time: remove one", (index,)
+        clean.append(path)
+
+
+@rule("app_shared_paths")
+def nested_shared_paths(value, values):
+    clean = {os.path.normpath(path): index for index, path in enumerate(value)}
+    for path, index in clean.items():
+        for other in clean:
+            if path != other and path.startswith(other + "/"):
+                yield f"is {path!r}, which is inside {other!r}, shared as a whole already: remove it", (index,)
+
+
+UNIT_NAME = r"[a-z][a-z0-9_-]{0,40}"
+# Names in the application's own folder of sockets and among its units.
+TAKEN = ("blue", "green", "live", "migrate", "build", "manage", "setup", "redis", "guard")
+
+
+def unit_names(value, values):
+    for name, item in value.items():
+        if not isinstance(name, str) or not re.fullmatch(UNIT_NAME, name):
+            yield f"has the name {name!r}, but a unit is called so: a-z, 0-9, _ and -, a letter first"
+        elif name in TAKEN:
+            yield f"has the name {name!r}, which the kit uses itself: choose another"
+        if isinstance(item, dict) and isinstance(item.get("command"), str):
+            if not item["command"].strip():
+                yield "is empty: write the command to run", (name, "command")
+            elif "\n" in item["command"].strip():
+                yield "has a line break in it: write one command", (name, "command")
+
+
+@rule("app_processes")
+def app_processes(value, values):
+    yield from unit_names(value, values)
+
+
+@rule("app_timers")
+def app_timers(value, values):
+    yield from unit_names(value, values)
+    for name, item in value.items():
+        if name in (values.get("app_processes") or {}):
+            yield f"has the name {name!r}, which is in app_processes too: the units would be the same, rename one"
+        calendar = item.get("on_calendar") if isinstance(item, dict) else None
+        if isinstance(calendar, str):
+            sentence = calendar_problem(calendar)
+            if sentence:
+                yield sentence, (name, "on_calendar")
+
+
+def calendar_problem(calendar: str) -> str | None:
+    if not calendar.strip():
+        return "is empty: write when, e.g. hourly or *-*-* 03:00:00"
+    if calendar.startswith("@") or len(calendar.split()) == 5 and all(re.fullmatch(r"[\d*/,A-Za-z-]+", field) for field in calendar.split()):
+        return f"is {calendar!r}, which is cron's form: write systemd's, e.g. hourly or *-*-* 03:00:00"
+    analyze = shutil.which("systemd-analyze")
+    if analyze:
+        answer = subprocess.run([analyze, "calendar", "--", calendar], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        if answer.returncode and "expression" in answer.stderr:
+            return f"is {calendar!r}, which systemd cannot read: write e.g. hourly, Mon..Fri 07:30 or *-*-* 03:00:00"
+    return None
+
+
+URL_PATH = r"/[A-Za-z0-9._~!&()*+,=:@%/-]*"
+OWN_URLS = ("/.well-known/acme-challenge/", "/-/")
+
+
+def url_path_problem(value: str, closed: bool = False, query: bool = False) -> str | None:
+    if "://" in value:
+        return f"is {value!r}: write the path alone, {urllib.parse.urlsplit(value).path or '/'}"
+    if not value.startswith("/"):
+        return f"is {value!r}: begin it with a slash, /{value}"
+    if not re.fullmatch(URL_PATH + (r"(\?[A-Za-z0-9._~!&()*+,=:@%/?-]*)?" if query else ""), value):
+        return f"is {value!r}, which is no path of a URL: percent-encode what is not a letter, digit or one of . _ ~ ! & ( ) * + , = : @ - /"
+    if closed and not value.endswith("/"):
+        return f"is {value!r}: end it with a slash, {value}/"
+    return None
+
+
+@rule("app_routes")
+def app_routes(value, values):
+    processes = values.get("app_processes")
+    taken = {item["url"] for name in ("app_static", "app_media") for item in values.get(name) or [] if isinstance(item, dict) and isinstance(item.get("url"), str)}
+    for path, item in value.items():
+        sentence = url_path_problem(str(path))
+        if sentence:
+            yield f"has a path that {sentence}"
+        elif path == "/":
+            yield "has the path '/', which is gunicorn's: name the paths that go elsewhere"
+        elif path in taken or path.startswith(OWN_URLS):
+            yield f"has the path {path!r}, which is answered otherwise already (app_static, app_media or the kit's own)"
+        process = item.get("process") if isinstance(item, dict) else None
+        if isinstance(process, str) and isinstance(processes, dict):
+            target = processes.get(process)
+            if target is None:
+                yield f"is {process!r}, which is not in app_processes{closest(process, map(str, processes)) or ': add it there with listen: true'}", (path, "process")
+            elif isinstance(target, dict) and target.get("listen") is not True:
+                yield f"is {process!r}, which does not listen: add listen: true to app_processes.{process}", (path, "process")
+
+
+@rule("app_login_paths", "app_probe_paths")
+def url_paths(value, values):
+    for index, path in enumerate(value):
+        sentence = url_path_problem(path, query=True)
+        if sentence:
+            yield sentence, (index,)
+        elif path in value[:index]:
+            continue
+
+
+@rule("app_login_paths")
+def login_paths(value, values):
+    for index, path in enumerate(value):
+        if "?" in path:
+            yield f"is {path!r}: write it without the query", (index,)
+
+
+@rule("app_health_path")
+def app_health_path(value, values):
+    sentence = url_path_problem(value, query=True) if value else None
+    if sentence:
+        yield sentence
+
+
+@rule("app_admin_path")
+def app_admin_path(value, values):
+    sentence = url_path_problem(value, closed=True) if value else None
+    if sentence:
+        yield sentence
+
+
+@rule("app_admin_allow")
+def app_admin_allow(value, values):
+    if value and values.get("app_admin_path") == "":
+        yield "is set, but app_admin_path is empty: name the path that it is about"
+    for index, network in enumerate(value):
+        try:
+            ipaddress.ip_network(network)
+        except ValueError:
+            try:
+                yield f"is {network!r}, an address inside a network: write {ipaddress.ip_network(network, strict=False)}, or the address alone", (index,)
+            except ValueError:
+                yield f"is {network!r}, which is no network: write it as 192.0.2.0/24, 2001:db8::/32 or a single address", (index,)
+
+
+def certificates_problem(pem: str) -> str | None:
+    if "PRIVATE KEY" in pem:
+        return "holds a private key: put in the certificates alone, and make a new key"
+    try:
+        found = x509.load_pem_x509_certificates(pem.encode())
+    except ValueError:
+        return "is no certificate: put in the PEM text, with the lines -----BEGIN CERTIFICATE----- and -----END CERTIFICATE-----"
+    now = datetime.datetime.now(datetime.timezone.utc)
+    for certificate in found:
+        subject = certificate.subject.rfc4514_string()
+        if certificate.not_valid_after_utc < now:
+            return f"holds a certificate that ended on {certificate.not_valid_after_utc:%Y-%m-%d} ({subject}): replace it"
+        try:
+            constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+        except x509.ExtensionNotFound:
+            continue
+        if not constraints.ca:
+            return f"holds a certificate that is no CA ({subject}): put in the CA that signed it"
+    return None
+
+
+@rule("app_admin_client_ca")
+def app_admin_client_ca(value, values):
+    if not value.strip():
+        return
+    if values.get("app_admin_path") == "":
+        yield "is set, but app_admin_path is empty: name the path that it is about"
+    sentence = certificates_problem(value)
+    if sentence:
+        yield sentence
+
+
+@rule("app_static", "app_media")
+def served_files(value, values):
+    root = text(values, "site_root")
+    closed = {"/", "/etc", "/srv", "/var", "/home", "/root", "/proc", "/sys", "/dev", "/run", "/usr", "/opt", "/tmp", "/var/lib"}
+    closed |= {text(values, name) for name in ("site_root", "site_config", "site_run", "app_data_root")} | {root + "/releases", root + "/live"}
+    seen = set()
+    for index, item in enumerate(value):
+        url, path = item["url"], item["path"]
+        sentence = url_path_problem(url, closed=True)
+        if sentence:
+            yield sentence, (index, "url")
+        elif url == "/" or url.startswith(OWN_URLS):
+            yield f"is {url!r}, which belongs to the application or the kit: name a folder below it", (index, "url")
+        elif url in seen:
+            yield f"names {url!r} a second time: remove one", (index, "url")
+        seen.add(url)
+        sentence = absolute_problem(path) if path.startswith("/") else relative_problem(path)
+        if sentence:
+            yield sentence, (index, "path")
+        elif path.startswith("/") and (path.rstrip("/") or "/") in closed:
+            yield f"is {path!r}, which holds more than files for everybody: name the folder of these files", (index, "path")
+        elif os.path.normpath(path) == ".":
+            yield "is the whole source, which would be published: name the folder of these files", (index, "path")
+
+
+@rule("app_media")
+def media_files(value, values):
+    urls = {item.get("url") for item in values.get("app_static") or [] if isinstance(item, dict)}
+    shared = [os.path.normpath(path) for path in values.get("app_shared_paths") or [] if isinstance(path, str)]
+    for index, item in enumerate(value):
+        if item["url"] in urls:
+            yield f"is {item['url']!r}, which is in app_static too: remove one", (index, "url")
+        path = os.path.normpath(item["path"] or ".")
+        if not path.startswith(("/", "..")) and not any(path == other or path.startswith(other + "/") for other in shared):
+            yield f"is {path!r}, inside the release, which is read-only and replaced: add it to app_shared_paths, or use a folder below app_media_root", (index, "path")
+
+
+@rule("app_max_body_size")
+def app_max_body_size(value, values):
+    if not re.fullmatch(r"\d+[kKmMgG]?", value):
+        match = re.match(r"\s*(\d+)\s*([kKmMgG])", value)
+        yield f"is {value!r}, which is no size to nginx: write {match[1] + match[2].lower() if match else 'e.g. 10m, 512k or 1g'}"
+
+
+@rule("app_acme_email")
+def app_acme_email(value, values):
+    if value and not re.fullmatch(r"[^@\s,;<>\"']+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", value):
+        yield f"is {value!r}, which is no mail address"
+    elif value and public_acme(values) and re.search(r"@(.*\.)?example\.(com|net|org)$|\.(test|example|invalid)$", value):
+        yield f"is still the placeholder {value!r}, which the ACME server refuses: write an address that is read, or ''"
+
+
+@rule("app_acme_ca_file")
+def app_acme_ca_file(value, values):
+    if not value:
+        return
+    path = os.path.expanduser(value)
+    if not os.path.isfile(path):
+        yield f"is {value!r}, which is no file on this machine (looked for {os.path.abspath(path)})"
+        return
+    with open(path, encoding="utf-8", errors="replace") as handle:
+        sentence = certificates_problem(handle.read())
+    if sentence:
+        yield f"is {value!r}, which {sentence}"
+
+
+@rule("app_postgres_extensions")
+def app_postgres_extensions(value, values):
+    for index, name in enumerate(value):
+        if not re.fullmatch(r"[a-z_][a-z0-9_-]*", name):
+            yield f"is {name!r}, which is no name of an extension: write it as CREATE EXTENSION takes it, e.g. pg_trgm", (index,)
+
+
+@rule("app_releases_kept")
+def app_releases_kept(value, values):
+    if value < 1:
+        yield f"is {value}: the live release is one of them, write 1 or more"
+
+
+@rule("app_start_timeout")
+def app_start_timeout(value, values):
+    if not 1 <= value <= 3600:
+        yield f"is {value}: write seconds from 1 to 3600"
+
+
+# --- The base role's people and CAs ----------------------------------------------------------------------------------
+
+KEY_TYPES = {
+    "ssh-ed25519",
+    "ssh-rsa",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "sk-ssh-ed25519@openssh.com",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+}
+
+
+def public_key_type(name: str, blob: str) -> str | None:
+    """The type that the key's own bytes name, when it is the one written before them."""
+    try:
+        data = base64.b64decode(blob, validate=True)
+        (length,) = struct.unpack(">I", data[:4])
+        inner = data[4 : 4 + length].decode()
+    except (ValueError, struct.error):
+        return None
+    return inner if inner == name and len(data) > 4 + length else None
+
+
+def ssh_key_problem(line: str) -> str | None:
+    line = line.strip()
+    if "PRIVATE KEY" in line:
+        return "is a private key: put in the public half (the .pub file), and make a new key, this one is spent"
+    if "\n" in line:
+        return "holds several lines: one key an entry"
+    match = re.search(r"(?:^|\s)((?:sk-)?(?:ssh|ecdsa)-[\w@.-]+)\s+(\S+)", line)
+    if not match:
+        return "is no SSH public key: put in the line of the .pub file, e.g. ssh-ed25519 AAAA… name"
+    name, blob = match.groups()
+    if name == "ssh-dss":
+        return "is a DSA key, which OpenSSH no longer takes: make an ed25519 one (ssh-keygen -t ed25519)"
+    if name not in KEY_TYPES:
+        return f"is a key of the unknown type {name!r}: use ssh-ed25519"
+    if not public_key_type(name, blob):
+        return "is cut off or changed: copy the whole line of the .pub file again"
+    if name.startswith("sk-"):
+        return None
+    try:
+        key = serialization.load_ssh_public_key(f"{name} {blob}".encode())
+    except Exception:  # cryptography raises a wide set of errors for a broken key
+        return "is cut off or changed: copy the whole line of the .pub file again"
+    size = getattr(key, "key_size", None)
+    if name == "ssh-rsa" and size < 3072:
+        return f"is an RSA key of {size} bits, but 3072 are wanted: make an ed25519 one (ssh-keygen -t ed25519)"
+    return None
+
+
+@rule("base_admins")
+def base_admins(value, values):
+    if not value:
+        yield "is an empty list: name at least one administrator with a key, or nobody could log in any more"
+    names = []
+    for index, admin in enumerate(value):
+        name, keys = admin.get("name"), admin.get("keys")
+        if isinstance(name, str):
+            if name == "root":
+                yield "is root, who cannot log in: name people, they get sudo", (index, "name")
+            elif not re.fullmatch(r"[a-z_][a-z0-9_-]{0,30}", name):
+                yield f"is {name!r}, which is no unix user name: a-z, 0-9, _ and -, up to 31", (index, "name")
+            elif name in names:
+                yield f"names {name!r} a second time: put all keys into one entry", (index, "name")
+            names.append(name)
+        if isinstance(keys, list):
+            if not keys:
+                yield f"is empty: {name or 'the administrator'} could not log in", (index, "keys")
+            for number, key in enumerate(keys):
+                sentence = ssh_key_problem(key) if isinstance(key, str) else None
+                if sentence:
+                    yield sentence, (index, "keys", number)
+    login = values.get("ansible_user")
+    if names and isinstance(login, str) and login not in names and values.get("ansible_connection", "ssh") in ("ssh", "paramiko", "smart"):
+        yield f"does not name {login!r}, the user of this connection (ansible_user), who could not log in any more: add an entry with the key in use"
+
+
+@rule("base_trusted_cas")
+def base_trusted_cas(value, values):
+    for index, pem in enumerate(value):
+        if isinstance(pem, str):
+            sentence = certificates_problem(pem) if "-----" in pem or "\n" in pem or not os.path.isfile(os.path.expanduser(pem)) else None
+            if sentence:
+                yield sentence, (index,)
+
+
+# --- Several values, several hosts -----------------------------------------------------------------------------------
+
+GROUPS = ("web", "db", "logs", "backups")
+# Which roles a group's hosts get (a name beginning with one of ours is known on every host in any case).
+GROUP_ROLES = {
+    "web": {"site", "app", "certbot", "nginx", "redis"},
+    "db": {"site", "postgres"},
+    "logs": set(),
+    "backups": set(),
+}
+EVERY_HOST = {"base", "ssh", "firewall"}
+
+
+def roles_of(host_groups: t.Iterable[str]) -> set[str]:
+    return EVERY_HOST.union(*(GROUP_ROLES.get(group, set()) for group in host_groups))
+
+
+def check_groups(groups: dict[str, list[str]], hosts: t.Iterable[str]) -> t.Iterator[str]:
+    """The shape of the inventory: `groups` as Ansible's variable of that name, `hosts` those of the play."""
+    hosts = set(hosts)
+    for group in GROUPS:
+        if group in groups and not groups[group]:
+            yield f"The group {group} has no hosts: put one into it, or remove the group."
+    for group in ("web", "db"):
+        if group not in groups:
+            others = [name for name in groups if name not in (*GROUPS, "all", "ungrouped")]
+            yield f"The inventory has no group {group}{closest(group, others) or ': the hosts of a site belong to web and db'}"
+    known = {host for group in GROUPS for host in groups.get(group, [])}
+    for host in sorted(hosts - known):
+        own = [group for group, members in groups.items() if host in members and group not in ("all", "ungrouped")]
+        hint = next((closest(group, GROUPS, 0.5) for group in own if closest(group, GROUPS, 0.5)), "")
+        where = f" (only in {listed(own)}{hint})" if own else ""
+        yield f"{host} is in none of the groups {listed(GROUPS)}{where}: put it into those whose work it does."
+    for host in sorted(set(groups.get("web", [])) ^ set(groups.get("db", []))):
+        if groups.get("web") and groups.get("db"):
+            inside, outside = ("web", "db") if host in groups["web"] else ("db", "web")
+            yield f"{host} is in {inside} but not in {outside}: a database on a host of its own is not offered yet, put {host} into both."
+
+
+def secret_leaves(value: t.Any) -> t.Iterator[str]:
+    """Every text inside a value."""
+    if isinstance(value, dict):
+        for item in value.values():
+            yield from secret_leaves(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from secret_leaves(item)
+    elif isinstance(value, str):
+        yield str(value)
+
+
+def check_vault(secrets: dict[str, t.Any]) -> t.Iterator[Problem]:
+    """The variables named vault_*: placeholders and one value under several names."""
+    owner: dict[str, str] = {}
+    for name in sorted(secrets):
+        for value in secret_leaves(secrets[name]):
+            if placeholder(value):
+                yield Problem(name, f"is a placeholder: put a value of its own into the vault ({MAKE_SECRET})")
+            elif len(value) >= 8:
+                if owner.setdefault(value, name) != name:
+                    yield Problem(name, f"has the same value as {owner[value]}: give each secret its own ({MAKE_SECRET})")
+
+
+def check_platform(distribution: str | None, major: str | None) -> str | None:
+    """Whether the operating system is one the kit is tested on."""
+    if (distribution, str(major)) in (("Debian", "12"), ("Debian", "13")):
+        return None
+    return f"runs {distribution or 'an unknown system'} {major or ''}".rstrip() + ", but Redoubt supports Debian 12 and 13: install one of them on this host, or take it out of the inventory"

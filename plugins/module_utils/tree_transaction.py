@@ -126,36 +126,35 @@ class Tree:
         self.diff = diff
         self.tmp = tmp
         self.wanted = {entry.path: entry for entry in plan.entries}
+        self.warnings: list[str] = []
         self._ids: dict[tuple[str, str], int | None] = {}
 
     def apply(self) -> dict:
         """Do it, or with C(check) say what would be done. Returns the module's result."""
         if self.check:
             return self.predict()
-        recovered = False
         if pending_journals(self.root):
             with locked_state(self.root):
-                recovered = recover(self.root)
+                self.warnings += recover(self.root)
         changes = self.compare()
         result = self.report(changes)
         if changes:
             self.find_commands()
             with locked_state(self.root):
                 # Another call may have come between; what is reported is still what this one was asked for.
-                recover(self.root)
+                self.warnings += recover(self.root)
                 changes = self.compare()
                 self.validate_staged()
                 self.commit(changes)
-        warnings = ["An interrupted run was undone first."] if recovered else []
-        return {**result, "validated": True, "warnings": warnings}
+        return {**result, "validated": True, "warnings": self.warnings}
 
     def predict(self) -> dict:
         """The result that a real run would have, without writing anything."""
         changes = self.compare()
         validated = not changes or self.validate_staged()
-        pending = pending_journals(self.root)
-        warnings = ["An interrupted run left a journal; a real run undoes that one first."] if pending else []
-        return {**self.report(changes), "validated": validated, "warnings": warnings}
+        if pending_journals(self.root):
+            self.warnings.append("An interrupted call left a journal; a real run settles that first.")
+        return {**self.report(changes), "validated": validated, "warnings": self.warnings}
 
     # --- compare ---------------------------------------------------------------------------------------------------
 
@@ -452,7 +451,13 @@ class Tree:
             if isinstance(error, OSError):
                 raise TreeError(f"{error}; the previous files are back.") from error
             raise
-        journal.clean_up()
+        try:
+            journal.clean_up()
+        except OSError as error:
+            # Not a failure: the files count, and their handlers must run.
+            self.warnings.append(
+                f"The files are in place, but not all originals are deleted ({error}); the next call does it."
+            )
 
     def operations(self, changes: list[Change]) -> list[dict]:
         """The changes as the journal keeps them: enough to undo each, and never any contents."""
@@ -613,9 +618,10 @@ def pending_journals(root: str) -> list[str]:
         return []
 
 
-def recover(root: str) -> bool:
-    """Undo what an interrupted call has left, or finish it if it was past its validators. True if there was any."""
+def recover(root: str) -> list[str]:
+    """Undo what an interrupted call has left, or finish it if it was past its validators; says which, in sentences."""
     found = pending_journals(root)
+    done = []
     for path in found:
         if path.endswith(".new"):
             os.unlink(path)
@@ -624,9 +630,11 @@ def recover(root: str) -> bool:
             journal = Journal.load(root, path)
             if journal.phase == "committed":
                 journal.clean_up()
+                done.append("An interrupted call was finished first; the handlers it would have notified have not run.")
             else:
                 journal.roll_back()
-    return bool(found)
+                done.append("An interrupted call was undone first.")
+    return done
 
 
 @contextlib.contextmanager

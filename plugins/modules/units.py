@@ -1,0 +1,166 @@
+#!/usr/bin/python
+# Copyright: Redoubt maintainers
+# MIT License (see LICENSE)
+"""Bring a list of systemd units into a state, in one call."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: units
+short_description: Enable, start, reload or stop a list of systemd units in one call
+description:
+  - Does for a list what M(ansible.builtin.systemd_service) does for one unit, at the cost of one task.
+  - Runs C(systemctl daemon-reload) by itself when a listed unit's file is newer than what systemd has loaded.
+  - In check mode a unit that does not exist yet is taken as one that the run will make, so that a blank host can be
+    predicted. Outside check mode a missing unit is an error.
+  - A unit whose own conditions keep it from running on this host (C(ConditionVirtualization=) in a container) counts as
+    started once systemd has evaluated them.
+version_added: "0.1.0"
+options:
+  enabled:
+    description: Units that start at boot, and are started now.
+    type: list
+    elements: str
+    default: []
+  started:
+    description: Units that are started now and are not enabled, because something else starts them at boot.
+    type: list
+    elements: str
+    default: []
+  reloaded:
+    description: Units that read their configuration again; restarted where they cannot, started where they do not run.
+    type: list
+    elements: str
+    default: []
+  restarted:
+    description: Units that are restarted, or started where they do not run.
+    type: list
+    elements: str
+    default: []
+  disabled:
+    description: Units that are stopped and not started at boot. One that does not exist is in that state already.
+    type: list
+    elements: str
+    default: []
+  daemon_reload:
+    description: Make systemd read all unit files first, for units that are new under a name it already knows.
+    type: bool
+    default: false
+attributes:
+  check_mode:
+    support: full
+    description: Says exactly what the run would do.
+  diff_mode:
+    support: none
+    description: The state of a unit is not a text.
+author: Redoubt maintainers
+"""
+
+EXAMPLES = r"""
+- name: Run the web server
+  redoubt.django.units:
+    enabled: [nginx.service, certbot.timer]
+
+- name: Reload nginx
+  redoubt.django.units:
+    reloaded: [nginx.service]
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, or would be done in check mode, in order.
+  returned: always
+  type: list
+  elements: str
+  sample: ["enable nginx.service", "start nginx.service"]
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+PROPERTIES = ("Id", "Names", "LoadState", "ActiveState", "UnitFileState", "NeedDaemonReload", "ConditionResult",
+              "ConditionTimestampMonotonic")
+RUNNING = ("active", "activating", "reloading")
+# `static` and friends have nothing to enable; `generated` and `alias` are enabled elsewhere.
+ENABLED = ("enabled", "static", "alias", "generated", "transient")
+
+
+def parse_show(text: str) -> list[dict[str, str]]:
+    """Split the output of ``systemctl show`` of several units into one dictionary a unit."""
+    return [dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+            for block in text.strip().split("\n\n")]
+
+
+def is_up(state: dict[str, str]) -> bool:
+    """Say whether a unit runs, or has been kept from it by its own conditions."""
+    if state["ActiveState"] in RUNNING:
+        return True
+    refused = state.get("ConditionResult") == "no" and state.get("ConditionTimestampMonotonic", "0") != "0"
+    return refused and state["ActiveState"] == "inactive"
+
+
+def plan(params: dict, states: dict[str, dict[str, str]]) -> list[tuple[str, str]]:
+    """Return the ``(verb, unit)`` calls of systemctl that lead from the states to what is asked for."""
+    calls = []
+    for unit in params["disabled"]:
+        state = states[unit]
+        if state["LoadState"] == "not-found":
+            continue
+        if state["ActiveState"] not in ("inactive", "failed"):
+            calls.append(("stop", unit))
+        if state["UnitFileState"] == "enabled":
+            calls.append(("disable", unit))
+    for unit in params["enabled"]:
+        if states[unit]["UnitFileState"] not in ENABLED:
+            calls.append(("enable", unit))
+    for unit in params["enabled"] + params["started"]:
+        if not is_up(states[unit]):
+            calls.append(("start", unit))
+    for unit in params["reloaded"]:
+        calls.append(("reload-or-restart" if states[unit]["ActiveState"] in RUNNING else "start", unit))
+    for unit in params["restarted"]:
+        calls.append(("restart", unit))
+    return calls
+
+
+def main() -> None:
+    """Run the module."""
+    lists = ("enabled", "started", "reloaded", "restarted", "disabled")
+    spec = {name: {"type": "list", "elements": "str", "default": []} for name in lists}
+    spec["daemon_reload"] = {"type": "bool", "default": False}
+    module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
+    units = sorted({unit for name in lists for unit in module.params[name]})
+    if not units:
+        module.exit_json(changed=False, actions=[])
+
+    def systemctl(*args: str) -> tuple[int, str, str]:
+        return module.run_command(["systemctl", *args])
+
+    def show() -> dict[str, dict[str, str]]:
+        code, out, err = systemctl("show", "--property=" + ",".join(PROPERTIES), "--", *units)
+        if code:
+            module.fail_json(msg=f"systemctl cannot tell the state of {', '.join(units)}: {err.strip()}")
+        return dict(zip(units, parse_show(out), strict=True))
+
+    states = show()
+    stale = module.params["daemon_reload"] or any(state["NeedDaemonReload"] == "yes" for state in states.values())
+    if stale and not module.check_mode:
+        systemctl("daemon-reload")
+        states = show()
+    wanted = [unit for name in lists if name != "disabled" for unit in module.params[name]]
+    missing = [unit for unit in wanted if states[unit]["LoadState"] in ("not-found", "bad-setting", "error", "masked")]
+    if missing and not module.check_mode:
+        detail = ", ".join(f"{unit} ({states[unit]['LoadState']})" for unit in missing)
+        module.fail_json(msg=f"systemd cannot use {detail}. `systemctl status {missing[0]}` on the host says why.")
+
+    calls = plan(module.params, states)
+    if not module.check_mode:
+        for verb, unit in calls:
+            code, _out, err = systemctl(verb, unit)
+            if code:
+                log = module.run_command(["journalctl", "--no-pager", "--output=cat", "--lines=25", f"--unit={unit}"])[1]
+                module.fail_json(msg=f"`systemctl {verb} {unit}` failed: {err.strip()}", journal=log.splitlines())
+    module.exit_json(changed=bool(calls), actions=[f"{verb} {unit}" for verb, unit in calls])
+
+
+if __name__ == "__main__":
+    main()

@@ -153,14 +153,25 @@ class HostCheck:
         self.available = {**self.defaults, **self.raw}
         self.templar = action._templar.copy_with_new_env(available_variables=self.available)
         self.values: dict[str, t.Any] = {}
-        self.failed: dict[str, AnsibleError] = {}
+        self.failed: dict[str, list[AnsibleError]] = {}
         wanted = [*self.options, *CONNECTION, *(name for name in self.raw if name.startswith("vault_"))]
         for name in wanted:
             if name in self.available:
                 try:
                     self.values[name] = self.templar.template(self.available[name])
                 except AnsibleError as error:
-                    self.failed[name] = error
+                    self.failed[name] = list(self.errors(self.available[name])) or [error]
+
+    def errors(self, value: t.Any) -> t.Iterator[AnsibleError]:
+        """Of each part of a value: Ansible stops at the first."""
+        if isinstance(value, (dict, list)):
+            for item in value.values() if isinstance(value, dict) else value:
+                yield from self.errors(item)
+            return
+        try:
+            self.templar.template(value)
+        except AnsibleError as error:
+            yield error
 
     # --- Secrets and places ------------------------------------------------------------------------------------------
 
@@ -168,11 +179,11 @@ class HostCheck:
         """Whether the value came from the vault, or its role says that it is none of a log's business."""
         if name.startswith("vault_") or self.options.get(name, {}).get("no_log"):
             return True
-        return any("vault_" in leaf for leaf in contract.secret_leaves(self.available.get(name)))
+        return any("vault_" in leaf for leaf in contract.leaves(self.available.get(name)))
 
     def secrets(self) -> set[str]:
         """Values that no sentence may hold. Shorter ones would blot out ordinary words, and are refused anyway."""
-        return {leaf for name, value in self.values.items() if self.is_secret(name) for leaf in contract.secret_leaves(value) if len(leaf) >= 6}
+        return {leaf for name, value in self.values.items() if self.is_secret(name) for leaf in contract.leaves(value) if len(leaf) >= 6}
 
     def place(self, problem: contract.Problem) -> str:
         """`file:line` of the nearest part of the raw value that knows where it was written."""
@@ -233,7 +244,7 @@ class HostCheck:
             yield from self.backstop()
 
     def unknown(self) -> t.Iterator[contract.Problem]:
-        known = {key for role in self.all_roles.values() for key in role["specs"]["main"].get("options", {})}
+        known = {key for role in self.all_roles.values() for entry in role["specs"].values() for key in entry.get("options") or {}}
         prefixes = tuple(f"{role}_" for role in self.all_roles)
         for name in self.raw:
             if name in known or name.startswith(("ansible_", "vault_", "_")):
@@ -246,24 +257,33 @@ class HostCheck:
     def unrendered(self, defaults: bool) -> t.Iterator[contract.Problem]:
         """Values whose template fails; one sentence for each name that is missing, not for each that needs it."""
         users = collections.defaultdict(list)
-        for name, error in self.failed.items():
-            match = UNDEFINED.search(str(error))
-            derived = name not in self.raw and not (match and match[1].startswith("vault_"))
-            if derived != defaults:
-                continue
-            if match:
-                users[match[1]].append(name)
-            else:
-                yield contract.Problem(name, f"cannot be rendered: {' '.join(str(error).split())}")
+        for name, errors in self.failed.items():
+            if self.wants_facts(name):
+                continue  # nothing is gathered yet; the role renders it when there are facts
+            for error in errors:
+                match = UNDEFINED.search(str(error))
+                derived = name not in self.raw and not (match and match[1].startswith("vault_"))
+                if derived != defaults:
+                    continue
+                if match:
+                    users[match[1]] += [] if name in users[match[1]] else [name]
+                elif "undecryptable" in str(error):
+                    yield contract.Problem(name, "cannot be decrypted with the vault password given: give the one it was encrypted with (--vault-id)")
+                else:
+                    yield contract.Problem(name, f"cannot be rendered: {' '.join(str(error).split())}")
         for missing, names in users.items():
             if missing in self.options or missing in self.failed:
                 continue  # said already: it is required, or its own template fails
             wanted = contract.listed(names if len(names) < 5 else [*names[:4], "others"])
             if missing.startswith("vault_"):
-                sentence = f"is not defined, but {wanted} take{'s' if len(names) == 1 else ''} it from the vault: add it with `ansible-vault edit {self.vault_file()}` ({contract.MAKE_SECRET})"
+                sentence = f"is not defined, but {wanted} take{'s' if len(names) == 1 else ''} it from the vault: add it with `ansible-vault edit {self.vault_file()}`; `{contract.MAKE_SECRET}` makes a value"
             else:
                 sentence = f"is not defined, but {wanted} use{'s' if len(names) == 1 else ''} it{contract.closest(missing, self.available, 0.75) or ': define it, or correct the template'}"
             yield contract.Problem(missing, sentence)
+
+    def wants_facts(self, name: str, seen: frozenset = frozenset()) -> bool:
+        words = {word for leaf in contract.leaves(self.available[name]) for word in re.findall(r"\w+", leaf)}
+        return "ansible_facts" in words or any(self.wants_facts(word, seen | {name}) for word in words if word in self.failed and word not in {*seen, name})
 
     def typed(self, name: str, spec: dict) -> t.Iterator[contract.Problem]:
         if name in self.failed:

@@ -207,10 +207,10 @@ RESERVED_NAMES = frozenset(
     redis certbot acme letsencrypt fail2ban rsyslog syslog chrony ntp ntpsec polkitd polkit dbus udev cron apt dpkg
     default init security ssl pam skel profile passwd group hosts hostname fstab environment motd issue opt alternatives
     nftables firewall logrotate sysctl modules network networks services protocols shells localtime timezone python3 perl
-    kernel grub ldap lock log user users_d initctl credentials mount screen rpcbind apache2 gunicorn redoubt base site app
-    git www http https restic pgbackrest template0 template1 public all replication sameuser samerole none
+    kernel grub ldap lock log user users_d initctl credentials mount screen rpcbind apache2 gunicorn redoubt
+    git restic pgbackrest template0 template1 public all replication sameuser samerole none
     current_user session_user information_schema live blue green
-    """.split()
+    """.split()  # noqa: SIM905 - a list of words reads better so
 )
 
 
@@ -400,7 +400,7 @@ def app_deploy_key(value, values):
         (serialization.load_ssh_private_key if b"OPENSSH" in data else serialization.load_pem_private_key)(data, None)
     except TypeError:
         yield "is a key with a passphrase, and nobody is there to type it: make one without (ssh-keygen -p -N '')"
-    except Exception:  # cryptography raises a wide set of errors for a broken key
+    except Exception:  # noqa: BLE001 - cryptography raises a wide set of errors for a broken key
         yield "is no private key: put the whole file in, with the lines -----BEGIN … and -----END …"
 
 
@@ -602,7 +602,7 @@ def secret_environment(value, values):
             yield "is in app_env too: keep one of them, the secret one here", (key,)
     for key, item in value.items():
         if isinstance(item, str) and placeholder(item):
-            yield f"is a placeholder: put a value of its own into the vault ({MAKE_SECRET})", (key,)
+            yield f"is a placeholder: put a value of its own into the vault (`{MAKE_SECRET}`)", (key,)
 
 
 MAKE_SECRET = "python3 -c 'import secrets; print(secrets.token_urlsafe(50))'"
@@ -619,12 +619,12 @@ def placeholder(value: str) -> bool:
 @rule("app_secret_key")
 def app_secret_key(value, values):
     if not value.strip():
-        yield f"is empty: put one into the vault ({MAKE_SECRET})"
+        yield f"is empty: put one into the vault (`{MAKE_SECRET}`)"
     elif placeholder(value) or re.search(r"(?i)change[ _-]?me|django-insecure", value):
-        yield f"is a placeholder: put a random one into the vault ({MAKE_SECRET})"
+        yield f"is a placeholder: put a random one into the vault (`{MAKE_SECRET}`)"
     elif len(value) < 50 or len(set(value)) < 10:
         reason = f"has {len(value)} characters" if len(value) < 50 else "repeats a few characters"
-        yield f"{reason}, but must have 50 random ones or more: put another into the vault ({MAKE_SECRET})"
+        yield f"{reason}, but must have 50 random ones or more: put another into the vault (`{MAKE_SECRET}`)"
 
 
 @rule("app_files")
@@ -805,7 +805,7 @@ def certificates_problem(pem: str) -> str | None:
         found = x509.load_pem_x509_certificates(pem.encode())
     except ValueError:
         return "is no certificate: put in the PEM text, with the lines -----BEGIN CERTIFICATE----- and -----END CERTIFICATE-----"
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     for certificate in found:
         subject = certificate.subject.rfc4514_string()
         if certificate.not_valid_after_utc < now:
@@ -959,7 +959,7 @@ def ssh_key_problem(line: str) -> str | None:
         return None
     try:
         key = serialization.load_ssh_public_key(f"{name} {blob}".encode())
-    except Exception:  # cryptography raises a wide set of errors for a broken key
+    except Exception:  # noqa: BLE001 - cryptography raises a wide set of errors for a broken key
         return "is cut off or changed: copy the whole line of the .pub file again"
     size = getattr(key, "key_size", None)
     if name == "ssh-rsa" and size < 3072:
@@ -997,10 +997,16 @@ def base_admins(value, values):
 @rule("base_trusted_cas")
 def base_trusted_cas(value, values):
     for index, pem in enumerate(value):
-        if isinstance(pem, str):
-            sentence = certificates_problem(pem) if "-----" in pem or "\n" in pem or not os.path.isfile(os.path.expanduser(pem)) else None
-            if sentence:
-                yield sentence, (index,)
+        path = os.path.expanduser(pem)
+        if "-----" in pem:
+            sentence = certificates_problem(pem)
+        elif not os.path.isfile(path):
+            sentence = f"is {pem[:80]!r}, which is neither a certificate (PEM text) nor a file on this machine"
+        else:
+            with open(path, encoding="utf-8", errors="replace") as handle:
+                sentence = certificates_problem(handle.read())
+        if sentence:
+            yield sentence, (index,)
 
 
 # --- Several values, several hosts -----------------------------------------------------------------------------------
@@ -1042,14 +1048,14 @@ def check_groups(groups: dict[str, list[str]], hosts: t.Iterable[str]) -> t.Iter
             yield f"{host} is in {inside} but not in {outside}: a database on a host of its own is not offered yet, put {host} into both."
 
 
-def secret_leaves(value: t.Any) -> t.Iterator[str]:
+def leaves(value: t.Any) -> t.Iterator[str]:
     """Every text inside a value."""
     if isinstance(value, dict):
         for item in value.values():
-            yield from secret_leaves(item)
+            yield from leaves(item)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from secret_leaves(item)
+            yield from leaves(item)
     elif isinstance(value, str):
         yield str(value)
 
@@ -1058,12 +1064,11 @@ def check_vault(secrets: dict[str, t.Any]) -> t.Iterator[Problem]:
     """The variables named vault_*: placeholders and one value under several names."""
     owner: dict[str, str] = {}
     for name in sorted(secrets):
-        for value in secret_leaves(secrets[name]):
+        for value in leaves(secrets[name]):
             if placeholder(value):
-                yield Problem(name, f"is a placeholder: put a value of its own into the vault ({MAKE_SECRET})")
-            elif len(value) >= 8:
-                if owner.setdefault(value, name) != name:
-                    yield Problem(name, f"has the same value as {owner[value]}: give each secret its own ({MAKE_SECRET})")
+                yield Problem(name, f"is a placeholder: put a value of its own into the vault (`{MAKE_SECRET}`)")
+            elif len(value) >= 8 and owner.setdefault(value, name) != name:
+                yield Problem(name, f"has the same value as {owner[value]}: give each secret its own (`{MAKE_SECRET}`)")
 
 
 def check_platform(distribution: str | None, major: str | None) -> str | None:

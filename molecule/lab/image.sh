@@ -10,8 +10,9 @@ if [ "$flavour" = acme ]; then
 	packages=$packages,pebble,dnsmasq-base,git
 fi
 
-partial=$tarball.partial
+partial=$tarball.$$
 trap 'rm -f "$partial"' EXIT
+# shellcheck disable=SC2016 # the hooks are for the shell that mmdebstrap runs them in
 mmdebstrap --quiet --format=tar --variant=minbase --include="$packages" \
 	--customize-hook="rm -f \"\$1\"/etc/apt/sources.list \"\$1\"/etc/ssh/ssh_host_*" \
 	--customize-hook="sed s/RELEASE/$release/g '$here/image/debian.sources' >\"\$1\"/etc/apt/sources.list.d/debian.sources" \

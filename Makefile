@@ -1,0 +1,102 @@
+# Deploys the demo into a lab on this machine, and tests the kit in labs of its own. `make help` lists the targets.
+# Needs Debian 12 or 13, python3, and root or sudo without a password; installs the rest.
+
+LAB ?= demo
+INVENTORY ?= inventories/demo
+SCENARIOS ?= $(sort $(patsubst molecule/%/molecule.yml,%,$(wildcard molecule/*/molecule.yml)))
+# `make demo STRATEGY=mitogen_linear` runs the same plays under Mitogen.
+STRATEGY ?=
+# More arguments for ansible-playbook: `make demo ARGS="--check --diff"`.
+ARGS ?=
+
+APT_PACKAGES := ca-certificates curl debian-archive-keyring git iproute2 iptables mmdebstrap netavark nftables \
+	openssh-client openssl podman python3-venv runc shellcheck
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+UV := .cache/uv/bin/uv
+
+# What installs must trust what the machine trusts, a TLS-inspecting proxy's CA included; and never another Python than Debian's.
+export PIP_CERT := /etc/ssl/certs/ca-certificates.crt
+export UV_SYSTEM_CERTS := 1
+export UV_PYTHON_DOWNLOADS := never
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+ifneq ($(STRATEGY),)
+export ANSIBLE_STRATEGY := $(STRATEGY)
+export ANSIBLE_STRATEGY_PLUGINS = $(shell .venv/bin/python -c 'import ansible_mitogen, os; print(os.path.dirname(ansible_mitogen.__file__))')/plugins/strategy
+UV_GROUPS := --group mitogen
+endif
+
+# One way to run a playbook in a lab: the inventory says what the hosts are, .lab/ how to reach them.
+PLAYBOOK = ansible-playbook -i $(INVENTORY) -i .lab/$(LAB)/hosts.yml --vault-id $(LAB)@molecule/lab/vault-client -e lab=$(LAB)
+
+.DEFAULT_GOAL := help
+.PHONY: help deps demo demo-down lab lab-down test lint unit bench clean
+.NOTPARALLEL:
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: lab ## Boot a lab and deploy INVENTORY (inventories/demo) in it; ends with a URL that works
+	@echo '==> Deploying $(INVENTORY)'
+	$(PLAYBOOK) $(ARGS) playbooks/site.yml
+	@$(PLAYBOOK) molecule/lab/welcome.yml
+
+demo-down: lab-down ## Remove the lab, its network, images and files
+
+lab: deps .lab/$(LAB)/hosts.yml ## Boot the lab LAB (demo) for INVENTORY and deploy nothing
+	@echo '==> Booting the lab $(LAB)'
+	$(PLAYBOOK) molecule/lab/create.yml
+	$(PLAYBOOK) molecule/lab/prepare.yml
+
+lab-down: deps ## Remove the lab LAB (demo)
+	$(PLAYBOOK) molecule/lab/destroy.yml
+
+test: lint unit $(SCENARIOS:%=test-%) ## Lint, unit tests, and every Molecule scenario
+	@echo '==> All tests passed: lint, unit, $(SCENARIOS)'
+
+test-%: deps
+	@echo '==> Molecule scenario $*'
+	molecule test --scenario-name $*
+
+lint: deps ## ansible-lint, yamllint, ruff, shellcheck
+	@echo '==> Lint'
+	ansible-lint --offline --strict
+	yamllint --strict .
+	ruff check
+	shellcheck $$(git ls-files ':!roles/*/templates/*' | xargs grep -lE '^#!/bin/(ba)?sh')
+
+unit: deps ## Unit tests of plugins, templates and argument_specs
+	@echo '==> Unit tests'
+	pytest tests/unit
+
+bench: deps ## Measure a first and a no-change converge against their floors (bench/results.json)
+	@bench/run
+
+# What every target needs. Each step is skipped when there is nothing to do.
+deps: .cache/packages .venv/.synced-$(or $(STRATEGY),linear)
+
+.cache/packages: Makefile
+	@[ -z '$(SUDO)' ] || sudo -n true || { echo 'This needs root: run it as root, or as a user whose sudo asks for no password.' >&2; exit 1; }
+	@missing=$$(for package in $(APT_PACKAGES); do \
+		dpkg-query -Wf '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || echo $$package; done | xargs); \
+	if [ -n "$$missing" ]; then \
+		echo "==> Installing Debian packages: $$missing"; \
+		$(SUDO) apt-get update -q && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; \
+	fi
+	@mkdir -p .cache && touch $@
+
+$(UV): .config/uv.txt | .cache/packages
+	@echo '==> Installing uv into .cache/uv'
+	@python3 -m venv .cache/uv && .cache/uv/bin/pip install -q --disable-pip-version-check --require-hashes -r .config/uv.txt
+	@touch $@
+
+.venv/.synced-%: uv.lock pyproject.toml $(UV)
+	@echo '==> Installing the locked Python tools into .venv'
+	@$(UV) sync --frozen $(UV_GROUPS) && touch $@
+
+# The lab's inventory source exists before the lab does, so that every command line is the same.
+.lab/$(LAB)/hosts.yml:
+	@mkdir -p $(@D) && echo 'all: {}' >$@
+
+clean: ## Remove the installed tools and the cached images
+	rm -rf .venv .cache

@@ -1,0 +1,203 @@
+"""How tests reach a lab: the hosts over the lab's own SSH, its sites over HTTPS with its own CA, and its inventory's values.
+
+REDOUBT_LAB names the lab (default: demo), REDOUBT_INVENTORY its first inventory source (default: inventories/demo).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+from requests.adapters import HTTPAdapter
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Variables:
+    """A host's variables as a play would see them, each rendered when it is asked for. The contract's defaults count."""
+
+    def __init__(self, values, templar):
+        self._templar = templar
+        self._values = values
+
+    def __getitem__(self, name):
+        return self._templar.template(self._values[name])
+
+    def __contains__(self, name):
+        return name in self._values
+
+    def get(self, name, default=None):
+        return self[name] if name in self else default
+
+
+class Lab:
+    def __init__(self, name: str, inventory: str):
+        self.name = name
+        self.dir = ROOT / ".lab" / name
+        self.ca = self.dir / "ca.pem"
+        self.inventory = inventory
+        self.arguments = ["-i", inventory, "-i", str(self.dir / "hosts.yml")]
+        self.arguments += ["--vault-id", f"{name}@{ROOT}/molecule/lab/vault-client"]
+
+    @functools.cached_property
+    def _ansible(self):
+        from ansible.inventory.manager import InventoryManager
+        from ansible.parsing.dataloader import DataLoader
+        from ansible.parsing.vault import FileVaultSecret
+        from ansible.plugins.loader import init_plugin_loader
+        from ansible.vars.manager import VariableManager
+
+        init_plugin_loader([str(ROOT / "collections")])
+        loader = DataLoader()
+        secret = FileVaultSecret(filename=str(self.dir / "vault-password"), loader=loader)
+        secret.load()
+        loader.set_vault_secrets([(self.name, secret)])
+        inventory = InventoryManager(loader=loader, sources=self.arguments[1:4:2])
+        return loader, inventory, VariableManager(loader=loader, inventory=inventory)
+
+    @functools.cached_property
+    def groups(self) -> dict[str, list[str]]:
+        """Host names by group."""
+        return {name: sorted(hosts) for name, hosts in self._ansible[1].get_groups_dict().items()}
+
+    @functools.cached_property
+    def web(self) -> str:
+        """The host that the lab's domains point to."""
+        return self.vars(self.groups["all"][0])["lab_web"]
+
+    @functools.cached_property
+    def stranger(self) -> str:
+        """A host of the lab that the site's firewall owes nothing but what it owes the world."""
+        return next(name for name in self.groups["all"] if name not in self.groups.get("web", []) + self.groups.get("db", []))
+
+    @functools.cache  # noqa: B019 one lab a session
+    def vars(self, host: str) -> Variables:
+        from ansible.template import Templar
+
+        loader, inventory, manager = self._ansible
+        values = loader.load_from_file(str(ROOT / "roles/site/defaults/main.yml"), trusted_as_template=True) or {}
+        values = {**values, **manager.get_vars(host=inventory.get_host(host))}
+        return Variables(values, Templar(loader=loader, variables=values))
+
+    @functools.cache  # noqa: B019 one lab a session
+    def host(self, name: str, sudo: bool = True):
+        """A testinfra host: commands run as root, or as the administrator who logged in."""
+        import testinfra
+
+        values = self.vars(name)
+        return testinfra.get_host(
+            f"ssh://{values['ansible_user']}@{values['ansible_host']}:{values['ansible_port']}",
+            ssh_identity_file=values["ansible_ssh_private_key_file"],
+            ssh_extra_args=values["ansible_ssh_common_args"],
+            controlpersist=120,
+            sudo=sudo,
+        )
+
+    def published(self, host: str, port: int) -> tuple[str, int]:
+        """Where this machine reaches a port of a lab host."""
+        values = self.vars(host)
+        return values["ansible_host"], values[{22: "ansible_port", 80: "lab_http_port", 443: "lab_https_port"}[port]]
+
+    def dns(self, name: str, a: list[str] | None = None, aaaa: list[str] | None = None) -> None:
+        """Make a name of the lab point to these addresses; to none, when none are given."""
+        url = f"http://{self.vars(self.web)['lab_acme_address']}:8055"
+        for kind, addresses in (("a", a), ("aaaa", aaaa)):
+            requests.post(f"{url}/clear-{kind}", json={"host": name}, timeout=5).raise_for_status()
+            if addresses:
+                answer = requests.post(f"{url}/add-{kind}", json={"host": name, "addresses": addresses}, timeout=5)
+                answer.raise_for_status()
+
+    def playbook(self, *arguments: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
+        """Run ansible-playbook in the lab as `make demo` does."""
+        command = [str(Path(sys.executable).with_name("ansible-playbook")), *self.arguments, *arguments]
+        environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0", **environment}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+
+class LabAdapter(HTTPAdapter):
+    """Sends requests for any name to a lab host, with the name in SNI, in Host and in the certificate's verification."""
+
+    def __init__(self, lab: Lab, host: str):
+        self.lab, self.host = lab, host
+        super().__init__()
+
+    def build_connection_pool_key_attributes(self, request, verify, cert=None):
+        host, pool = super().build_connection_pool_key_attributes(request, verify, cert)
+        address, port = self.lab.published(self.host, host["port"] or {"https": 443, "http": 80}[host["scheme"]])
+        if host["scheme"] == "https":
+            pool |= {"server_hostname": host["host"], "assert_hostname": host["host"]}
+        return {**host, "host": address, "port": port}, pool
+
+    def send(self, request, **arguments):
+        given = "Host" in request.headers
+        request.headers.setdefault("Host", urlsplit(request.url).netloc)
+        try:
+            return super().send(request, **arguments)
+        finally:
+            # A redirect copies the headers, and may lead to another name.
+            if not given:
+                del request.headers["Host"]
+
+
+@functools.cache
+def the_lab() -> Lab:
+    found = Lab(os.environ.get("REDOUBT_LAB", "demo"), os.environ.get("REDOUBT_INVENTORY", str(ROOT / "inventories/demo")))
+    if not found.dir.is_dir():
+        pytest.exit(f"There is no lab {found.name}: boot one with `make lab LAB={found.name}`.", returncode=2)
+    return found
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "hosts(*groups): run once for every host of these inventory groups (default: all)")
+
+
+def pytest_generate_tests(metafunc):
+    if "host" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("hosts")
+        names = {name for group in (marker.args if marker else ["all"]) for name in the_lab().groups.get(group, [])}
+        metafunc.parametrize("host", sorted(names), indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def lab() -> Lab:
+    """The lab under test."""
+    return the_lab()
+
+
+@pytest.fixture(scope="session")
+def host(request, lab):
+    """Each host of the groups that `pytest.mark.hosts` names, as root; `host.lab` are its variables."""
+    found = lab.host(request.param)
+    found.lab = lab.vars(request.param)
+    return found
+
+
+@pytest.fixture(scope="session")
+def web(lab):
+    """The host that serves the lab's domains, as root."""
+    return lab.host(lab.web)
+
+
+@pytest.fixture(scope="session")
+def stranger(lab):
+    """Another host of the lab, as root: what it cannot reach, nobody outside can."""
+    return lab.host(lab.stranger)
+
+
+@pytest.fixture
+def https(lab):
+    """A fresh browser: any name leads to the lab's web host, certificates are checked against the lab's CA."""
+    with requests.Session() as session:
+        session.trust_env = False
+        session.verify = str(lab.ca)
+        for scheme in ("https://", "http://"):
+            session.mount(scheme, LabAdapter(lab, lab.web))
+        yield session

@@ -37,10 +37,9 @@ def cell(text: str) -> str:
 
 
 def code(value: Any) -> str:
-    """A value as YAML's flow style writes it; `` when it holds a backtick."""
-    text = value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
-    fence = "``" if "`" in text else "`"
-    return fence + cell(text) + fence
+    """A value as YAML's flow style writes it."""
+    text = cell(value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False))
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 
 def type_of(option: dict) -> str:

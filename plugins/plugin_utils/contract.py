@@ -12,6 +12,7 @@ import base64
 import dataclasses
 import datetime
 import difflib
+import functools
 import hashlib
 import hmac
 import ipaddress
@@ -157,6 +158,15 @@ def first_sentence(spec: dict) -> str:
     return re.split(r"(?<=[.])\s", text.strip())[0].rstrip(".")
 
 
+def split_url(url: str) -> urllib.parse.SplitResult:
+    """As urlsplit; what cannot be split has no parts."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        return parts if parts.port != 0 else urllib.parse.SplitResult("", "", "", "", "")
+    except ValueError:
+        return urllib.parse.SplitResult("", "", "", "", "")
+
+
 def listed(names: t.Iterable, last: str = "and") -> str:
     names = [str(name) for name in names]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}" if names else "nothing"
@@ -182,9 +192,17 @@ def rule(*variables: str) -> t.Callable:
     return register
 
 
-def check_rules(values: dict, skip: t.Container[str] = ()) -> t.Iterator[Problem]:
+class Values(dict):
+    """The values of the right type; `bad` names the others, which a rule must not call missing."""
+
+    bad: frozenset[str] = frozenset()
+
+
+def check_rules(variables: dict, skip: t.Collection[str] = ()) -> t.Iterator[Problem]:
+    values = Values({name: value for name, value in variables.items() if name not in skip})
+    values.bad = frozenset(skip)
     for variable, functions in RULES.items():
-        if variable not in values or variable in skip:
+        if variable not in values:
             continue
         for function in functions:
             for found in function(values[variable], values):
@@ -247,16 +265,16 @@ def app_domains(value, values):
 
 def domain_problem(domain: str) -> str | None:
     if "://" in domain or "/" in domain:
-        return f"write the host name alone, {urllib.parse.urlsplit(domain if '://' in domain else '//' + domain).hostname or 'without scheme and path'}"
+        return f"write the host name alone, {split_url(domain if '://' in domain else '//' + domain).hostname or 'without scheme and path'}"
     if "*" in domain:
         return "a wildcard cannot be certified over HTTP-01: list each name"
-    if re.search(r":\d*$", domain):
-        return f"write the name without a port, {domain.split(':')[0]}"
     try:
         ipaddress.ip_address(domain.strip("[]"))
         return "a certificate and the Host header need a name, not an address"
     except ValueError:
         pass
+    if re.search(r":\d*$", domain):
+        return f"write the name without a port, {domain.split(':')[0]}"
     if not domain.isascii():
         try:
             return f"write it in its ASCII form, {domain.lower().encode('idna').decode()}"
@@ -279,7 +297,7 @@ def domain_problem(domain: str) -> str | None:
 
 def public_acme(values: dict) -> bool:
     """Whether certificates are asked of a server in the public internet: those refuse reserved names."""
-    host = urllib.parse.urlsplit(text(values, "app_acme_directory")).hostname or ""
+    host = split_url(text(values, "app_acme_directory")).hostname or ""
     return host.endswith(("letsencrypt.org", "zerossl.com", "buypass.com", "pki.goog", "sectigo.com"))
 
 
@@ -291,10 +309,10 @@ def lab_host(host: str | None) -> bool:
 
 @rule("app_source")
 def app_source(value, values):
-    if value == "git" and not values.get("app_repo"):
+    if value == "git" and not values.get("app_repo") and "app_repo" not in values.bad:
         other = ", or set app_source: pypi (app_package is set)" if values.get("app_package") else ""
         yield f"is git, so app_repo is required: the address that git clone takes{other}", ()
-    if value == "pypi" and not values.get("app_package"):
+    if value == "pypi" and not values.get("app_package") and "app_package" not in values.bad:
         other = ", or set app_source: git (app_repo is set)" if values.get("app_repo") else ""
         yield f"is pypi, so app_package is required: the package's name on the index, with extras{other}", ()
 
@@ -307,14 +325,10 @@ def ssh_server(repo: str) -> str | None:
     if "://" not in repo:
         match = SCP.fullmatch(repo)
         return match["host"].strip("[]").lower() if match else None
-    try:
-        parts = urllib.parse.urlsplit(repo)
-        port = parts.port
-    except ValueError:
-        return None
+    parts = split_url(repo)
     if parts.scheme not in ("ssh", "git+ssh", "ssh+git"):
         return None
-    return f"[{parts.hostname}]:{port}" if port not in (None, 22) else parts.hostname or ""
+    return f"[{parts.hostname}]:{parts.port}" if parts.port not in (None, 22) else parts.hostname or ""
 
 
 @rule("app_repo")
@@ -332,16 +346,14 @@ def app_repo(value, values):
         if not SCP.fullmatch(value):
             yield f"is {value!r}, which is no address: write https://host/path, ssh://git@host/path, git@host:path, file:///folder or an absolute folder"
         return
-    try:
-        parts = urllib.parse.urlsplit(value)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        yield f"is no address: {error}"
-        return
+    parts = split_url(value)
+    host = parts.hostname
     if parts.password or (parts.username and parts.scheme in ("http", "https")):
         yield "holds a user name or password, which would stand in process lists and logs: use an ssh address with app_deploy_key"
     elif parts.scheme in ("http", "git", "ftp") and not lab_host(host):
         yield f"is fetched over {parts.scheme}://, where anybody on the way can change the code: use https:// or ssh://"
+    elif not parts.scheme:
+        yield "is no address: its host or port cannot be read"
     elif parts.scheme not in ("https", "ssh", "git+ssh", "ssh+git", "file", "http", "git"):
         yield f"begins with {parts.scheme}://: use https, ssh or file"
     elif parts.scheme == "file" and (host or not parts.path.startswith("/")):
@@ -535,11 +547,8 @@ def app_acme_directory(value, values):
 
 
 def url_problems(value: str, schemes: tuple[str, ...]) -> t.Iterator[str]:
-    try:
-        parts = urllib.parse.urlsplit(value)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        host, parts = None, urllib.parse.urlsplit("")
+    parts = split_url(value)
+    host = parts.hostname
     if not host or re.search(r"\s", value):
         yield f"is no address: write it in full, {schemes[0]}://host/path"
     elif parts.scheme not in schemes and not (parts.scheme == "http" and lab_host(host)):
@@ -703,6 +712,7 @@ def app_timers(value, values):
                 yield sentence, (name, "on_calendar")
 
 
+@functools.lru_cache
 def calendar_problem(calendar: str) -> str | None:
     if not calendar.strip():
         return "is empty: write when, e.g. hourly or *-*-* 03:00:00"
@@ -722,7 +732,7 @@ OWN_URLS = ("/.well-known/acme-challenge/", "/-/")
 
 def url_path_problem(value: str, closed: bool = False, query: bool = False) -> str | None:
     if "://" in value:
-        return f"is {value!r}: write the path alone, {urllib.parse.urlsplit(value).path or '/'}"
+        return f"is {value!r}: write the path alone, {split_url(value).path or '/'}"
     if not value.startswith("/"):
         return f"is {value!r}: begin it with a slash, /{value}"
     if not re.fullmatch(URL_PATH + (r"(\?[A-Za-z0-9._~!&()*+,=:@%/?-]*)?" if query else ""), value):
@@ -734,7 +744,7 @@ def url_path_problem(value: str, closed: bool = False, query: bool = False) -> s
 
 @rule("app_routes")
 def app_routes(value, values):
-    processes = values.get("app_processes")
+    processes = values.get("app_processes") if "app_processes" not in values.bad else None
     taken = {item["url"] for name in ("app_static", "app_media") for item in values.get(name) or [] if isinstance(item, dict) and isinstance(item.get("url"), str)}
     for path, item in value.items():
         sentence = url_path_problem(str(path))

@@ -1,0 +1,588 @@
+"""What the preflight refuses, what it lets pass, and what it never shows."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509.oid import NameOID
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "collections"))
+
+from ansible_collections.redoubt.django.plugins.plugin_utils import contract  # noqa: E402
+
+SPECS = {path.parts[-3]: yaml.safe_load(path.read_text())["argument_specs"] for path in sorted(ROOT.glob("roles/*/meta/argument_specs.yml"))}
+OPTIONS = {name: spec for role in SPECS.values() for name, spec in (role["main"].get("options") or {}).items()}
+KEY = "q0Zr8-3uVnWkX2yLbT7cMfD1sHgE5aJpK9oNiR4vQwUx6BzYtCl"
+
+
+def openssh(key) -> str:
+    return key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+
+
+def private(key, password: bytes | None = None) -> str:
+    protection = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
+    form = serialization.PrivateFormat.PKCS8 if password else serialization.PrivateFormat.OpenSSH
+    return key.private_bytes(serialization.Encoding.PEM, form, protection).decode()
+
+
+def certificate(ca: bool = True, days: int = 30) -> str:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    builder = builder.not_valid_before(end - datetime.timedelta(days=60)).not_valid_after(end)
+    built = builder.add_extension(x509.BasicConstraints(ca, None), True).sign(key, hashes.SHA256())
+    return built.public_bytes(serialization.Encoding.PEM).decode()
+
+
+SSH = ed25519.Ed25519PrivateKey.generate()
+DEPLOY_KEY = private(SSH)
+PUBLIC = openssh(SSH)
+CA = certificate()
+
+VALID = {
+    "app_name": "notes",
+    "app_domains": ["notes.test", "www.notes.test"],
+    "app_source": "git",
+    "app_repo": "https://git.test/notes.git",
+    "app_version": "v1.0",
+    "app_settings_module": "config.settings.production",
+    "app_wsgi": "config.wsgi:application",
+    "app_acme_directory": "https://acme.test:14000/dir",
+    "app_secret_key": KEY,
+    "app_processes": {"worker": {"command": "{manage} work"}, "asgi": {"command": "daphne", "listen": True}},
+    "app_timers": {"prune": {"command": "{manage} prune", "on_calendar": "*-*-* 03:17:00"}},
+    "app_routes": {"/ws/": {"process": "asgi", "websocket": True}},
+    "app_static": [{"url": "/static/", "path": "/srv/notes/static"}],
+    "app_media": [{"url": "/media/", "path": "/srv/notes/media"}],
+    "app_shared_paths": [],
+    "app_admin_path": "/admin/",
+    "app_env": {"DEBUG": False},
+    "app_secret_env": {"TOKEN": "k3Qx81hfT0pzLwGv"},
+    "base_admins": [{"name": "ops", "keys": [PUBLIC]}],
+    "site_root": "/srv/notes",
+}
+PYPI = {"app_source": "pypi", "app_package": "pretalx[postgres]", "app_version": "2025.2.2"}
+OVER_SSH = {"app_repo": "git@git.test:notes.git", "app_repo_known_hosts": f"git.test {PUBLIC}", "app_deploy_key": DEPLOY_KEY}
+
+
+def problems(**changes) -> list[str]:
+    """As the action plugin does it: types first, rules for what has the right type."""
+    values = {**copy.deepcopy(VALID), **changes}
+    found, bad = [], set()
+    for name, value in values.items():
+        typed = list(contract.check_type(OPTIONS[name], name, value)) if name in OPTIONS else []
+        entry = SPECS["site"].get(name)
+        if entry and not typed:
+            typed = [problem for key, item in value.items() for problem in contract.check_type({"type": "dict", **entry}, name, item, (key,))]
+        found += typed
+        bad |= {name} if typed else set()
+    found += contract.check_rules(values, skip=bad)
+    return [f"{problem.name} {problem.sentence}" for problem in found]
+
+
+def test_the_example_is_valid():
+    assert problems() == []
+    assert problems(**PYPI) == []
+    assert problems(**OVER_SSH) == []
+
+
+ACCEPTED = [
+    {"app_name": "a1"},
+    {"app_name": "n" * 31},
+    {"app_domains": ["xn--bcher-kva.test"]},
+    {"app_domains": ["a.b.c.d.test", "1.test"]},
+    {"app_repo": "file:///srv/git/notes.git"},
+    {"app_repo": "/srv/git/notes.git"},
+    {"app_repo": "git://acme.test/notes.git"},
+    {"app_repo": "http://acme.test:3000/notes.git"},
+    {**OVER_SSH, "app_repo": "ssh://git@git.test/notes.git"},
+    {**OVER_SSH, "app_repo": "ssh://git@git.test:2222/notes.git", "app_repo_known_hosts": f"# a comment\n\n[git.test]:2222 {PUBLIC}\n"},
+    {**OVER_SSH, "app_repo_known_hosts": f"other.test,*.test {PUBLIC}"},
+    {**OVER_SSH, "app_repo_known_hosts": f"@cert-authority * {PUBLIC}"},
+    {"app_version": "feature/new-things"},
+    {"app_version": "f2c9a7e"},
+    {"app_version": "1.10"},
+    {**PYPI, "app_version": "2.0rc1"},
+    {"app_python": "/usr/bin/python3.13"},
+    {"app_requirements": "requirements/production.txt"},
+    {"app_requirements": "uv.lock"},
+    {"app_requirements_extra": ["psycopg[binary]==3.2.3", "gunicorn", "x @ https://files.test/x.whl"]},
+    {"app_pip_index": "https://pypi.org/simple"},
+    {"app_apt_packages": ["libpq5", "g++", "libc6:amd64"]},
+    {"app_migrate": ["migrate --noinput", "createcachetable"]},
+    {"app_env": {"A": 1, "B": 1.5, "C": True, "D": "", "_e": "line\nbreak"}},
+    {"app_files": [{"dest": "/etc/notes/notes.ini", "content": "x"}, {"dest": "src/local.py", "content": "", "secret": True}]},
+    {"app_static": [{"url": "/static/", "path": "static"}, {"url": "/assets/", "path": "/srv/notes/static/assets"}]},
+    {"app_shared_paths": ["data"], "app_media": [{"url": "/m/", "path": "data/uploads"}]},
+    {"app_login_paths": ["/en/accounts/login/", "/api/v1/auth:login"]},
+    {"app_health_path": "/healthz?full=1"},
+    {"app_admin_path": ""},
+    {"app_admin_allow": ["192.0.2.0/24", "2001:db8::/32", "192.0.2.7"], "app_admin_client_ca": CA + certificate()},
+    {"app_max_body_size": "512K"},
+    {"app_acme_email": "ops@notes.test"},
+    {"app_timers": {"t": {"command": "x", "on_calendar": "Mon..Fri *-*-* 07:30:00 Europe/Berlin"}}},
+    {"app_guard": "off"},
+    {"app_releases_kept": 1},
+    {"base_admins": [{"name": "ops", "keys": [f'from="192.0.2.0/24" {PUBLIC} laptop']}]},
+    {"base_trusted_cas": [CA]},
+    {"ansible_user": "ops"},
+]
+
+
+@pytest.mark.parametrize("changes", ACCEPTED, ids=lambda changes: ",".join(changes))
+def test_accepted(changes):
+    assert problems(**changes) == []
+
+
+REFUSED = [
+    # types: nothing is coerced
+    ({"app_version": 1.1}, "app_version is the number 1.1 to YAML (1.10 becomes 1.1"),
+    ({"app_version": None}, "app_version is empty: give it a text"),
+    ({"app_name": True}, "app_name is true, but must be a text: put it in quotes"),
+    ({"app_guard": False}, "app_guard is false, because YAML reads a bare on, off, yes or no as true or false: put it in quotes"),
+    ({"app_guard": "enforced"}, "app_guard is 'enforced', but must be enforce, report or off: did you mean enforce?"),
+    ({"app_redis": "yes"}, "app_redis is the text 'yes' but must be true or false: remove the quotes"),
+    ({"app_redis": 1}, "app_redis is a number (1), but must be true or false"),
+    ({"app_releases_kept": "3"}, "app_releases_kept is the text '3' but must be a whole number"),
+    ({"app_releases_kept": True}, "app_releases_kept is true or false (true), but must be a whole number"),
+    ({"app_domains": "notes.test"}, "app_domains is the text 'notes.test', but must be a list: write [notes.test]"),
+    ({"app_domains": ["notes.test", 5]}, "app_domains[1] is the number 5 to YAML"),
+    ({"app_env": ["A=1"]}, "app_env is a list, but must be a mapping"),
+    ({"app_static": [{"url": "/s/", "pth": "x"}]}, "app_static[0] has an unknown key 'pth': did you mean path?"),
+    ({"app_static": [{"url": "/s/"}]}, "app_static[0] lacks path: Folder that answers it"),
+    ({"app_processes": {"asgi": {"command": "x", "lisen": True}}}, "app_processes.asgi has an unknown key 'lisen': did you mean listen?"),
+    ({"app_processes": {"asgi": {"listen": True}}}, "app_processes.asgi lacks command"),
+    ({"app_processes": {"asgi": "daphne"}}, "app_processes.asgi is a text ('daphne'), but must be a mapping"),
+    ({"app_timers": {"t": {"command": "x", "on_calendar": 180}}}, "app_timers.t.on_calendar is the number 180 to YAML"),
+    # names
+    ({"app_name": "My-App"}, "write 2 to 31 of a-z, 0-9 and _ with a letter first, e.g. my_app"),
+    ({"app_name": "n" * 32}, "write 2 to 31"),
+    ({"app_name": "nginx"}, "the operating system or PostgreSQL uses itself: choose another, e.g. nginx_site"),
+    ({"app_name": "pg_notes"}, "the operating system or PostgreSQL uses itself"),
+    ({"app_name": "ops"}, "also the name of an administrator"),
+    ({"app_processes": {"Worker": {"command": "x"}}}, "has the name 'Worker', but a unit is called so"),
+    ({"app_processes": {"blue": {"command": "x"}}}, "has the name 'blue', which the kit uses itself"),
+    ({"app_timers": {"worker": {"command": "x", "on_calendar": "daily"}}}, "has the name 'worker', which is in app_processes too"),
+    ({"app_processes": {"w": {"command": "a\nb"}}}, "app_processes.w.command has a line break"),
+    # domains
+    ({"app_domains": []}, "app_domains is an empty list"),
+    ({"app_domains": ["https://notes.test/"]}, "app_domains[0] is 'https://notes.test/': write the host name alone, notes.test"),
+    ({"app_domains": ["notes.test:443"]}, "without a port, notes.test"),
+    ({"app_domains": ["Notes.test"]}, "lower case, notes.test"),
+    ({"app_domains": ["bücher.test"]}, "ASCII form, xn--bcher-kva.test"),
+    ({"app_domains": ["*.notes.test"]}, "wildcard"),
+    ({"app_domains": ["a_b.test"]}, "underscore"),
+    ({"app_domains": ["notes"]}, "without a dot"),
+    ({"app_domains": ["notes.test."]}, "final dot"),
+    ({"app_domains": ["192.0.2.1"]}, "not an address"),
+    ({"app_domains": ["2001:db8::1"]}, "not an address"),
+    ({"app_domains": ["-a.test"]}, "not a domain name"),
+    ({"app_domains": ["a..test"]}, "not a domain name"),
+    ({"app_domains": ["a.test", "a.test"]}, "app_domains[1] names 'a.test' a second time"),
+    ({"app_acme_directory": "https://acme-v02.api.letsencrypt.org/directory"}, "no public ACME server certifies"),
+    ({"app_acme_directory": "https://acme-v02.api.letsencrypt.org/directory", "app_domains": ["www.example.com"]}, "still the placeholder"),
+    ({"app_acme_directory": "http://acme.org/dir"}, "begins with http://, but must be https://"),
+    ({"app_acme_email": "ops"}, "no mail address"),
+    ({"app_acme_ca_file": "/nowhere/ca.pem"}, "no file on this machine"),
+    # the code
+    ({"app_repo": ""}, "app_source is git, so app_repo is required"),
+    ({"app_repo": "", "app_package": "x"}, "or set app_source: pypi (app_package is set)"),
+    ({"app_source": "pypi"}, "app_source is pypi, so app_package is required"),
+    ({"app_repo": "http://git.org/x.git"}, "fetched over http://"),
+    ({"app_repo": "git://github.com/x/y.git"}, "fetched over git://"),
+    ({"app_repo": "ftp://git.org/x.git"}, "fetched over ftp://"),
+    ({"app_repo": "svn://git.org/x.git"}, "begins with svn://"),
+    ({"app_repo": "github.com/x/y"}, "no address"),
+    ({"app_repo": "--upload-pack=x"}, "begins with a dash"),
+    ({"app_repo": "file://srv/x"}, "three slashes"),
+    ({"app_repo": "https://git.org"}, "lacks the path"),
+    ({"app_repo": "/srv/../x"}, "without .."),
+    ({"app_repo": "git@git.test:x.git"}, "app_repo_known_hosts is empty, but app_repo is reached over ssh", {"app_repo_known_hosts": "", "app_deploy_key": DEPLOY_KEY}),
+    ({**OVER_SSH, "app_repo": "ssh://git@git.test:2222/x"}, "put in what `ssh-keyscan -p 2222 git.test` prints"),
+    ({**OVER_SSH, "app_repo_known_hosts": f"other.test {PUBLIC}"}, "names other.test, but app_repo is on git.test"),
+    ({**OVER_SSH, "app_repo_known_hosts": PUBLIC}, "line 1 that is no known_hosts line"),
+    ({**OVER_SSH, "app_deploy_key": ""}, "app_deploy_key is empty"),
+    ({**OVER_SSH, "app_deploy_key": PUBLIC}, "the public half"),
+    ({**OVER_SSH, "app_deploy_key": private(SSH, b"x")}, "passphrase"),
+    ({**OVER_SSH, "app_deploy_key": DEPLOY_KEY[:80]}, "no private key"),
+    ({"app_version": "--help"}, "cannot be a branch"),
+    ({"app_version": "a b"}, "cannot be a branch"),
+    ({"app_version": ""}, "name a branch, a tag or a commit"),
+    ({**PYPI, "app_version": ">=2025.2"}, "one exact version: write it in full, 2025.2"),
+    ({**PYPI, "app_version": "latest"}, "one exact version"),
+    ({**PYPI, "app_package": "pretalx==2025.2.2"}, "the version in app_version"),
+    ({**PYPI, "app_package": "pre talx"}, "no package name"),
+    ({"app_settings_module": "config/settings.py"}, "write config.settings"),
+    ({"app_env": {"DJANGO_SETTINGS_MODULE": "other"}}, "app_env.DJANGO_SETTINGS_MODULE says another"),
+    ({"app_wsgi": "config.wsgi"}, "write module:callable, e.g. config.wsgi:application"),
+    ({"app_wsgi": "config.wsgi.application"}, "e.g. config.wsgi:application"),
+    ({"app_project_dir": "/src"}, "without the leading /"),
+    ({"app_project_dir": "../src"}, "leaves the release"),
+    ({"app_project_dir": "src/manage.py"}, "name the folder of manage.py, src"),
+    ({"app_manage": "{manage}"}, "stands for itself"),
+    ({"app_requirements": "setup.cfg"}, "cannot install from"),
+    ({"app_requirements": "/requirements.txt"}, "without the leading /"),
+    ({"app_requirements_groups": ["--all"]}, "no name of an extra or a group"),
+    ({"app_requirements_extra": ["-r other.txt"]}, "no requirement"),
+    ({"app_pip_index": "pypi.org/simple"}, "no address"),
+    ({"app_python": "-c"}, "name an interpreter"),
+    ({"app_apt_packages": ["libpq5 gcc"]}, "one package an entry"),
+    ({"app_migrate": ["python manage.py migrate"]}, "write only what follows it, 'migrate'"),
+    ({"app_build": [" "]}, "empty command"),
+    # what the process finds
+    ({"app_env": {"1A": "x"}}, "cannot name an environment variable"),
+    ({"app_env": {"A": None}}, "app_env.A is empty: write ''"),
+    ({"app_env": {"A": ["x"]}}, "as JSON with the filter to_json"),
+    ({"app_env": {"A": "x\0"}}, "NUL"),
+    ({"app_env": {"LISTEN_SOCKET": "x"}}, "set by systemd or the kit"),
+    ({"app_env": {"TOKEN": "x"}}, "app_secret_env.TOKEN is in app_env too"),
+    ({"app_secret_env": {"TOKEN": "changeme"}}, "app_secret_env.TOKEN is a placeholder"),
+    ({"app_secret_key": "short"}, "app_secret_key has 5 characters"),
+    ({"app_secret_key": "ab" * 40}, "repeats a few characters"),
+    ({"app_secret_key": "django-insecure-" + KEY}, "placeholder"),
+    ({"app_files": [{"dest": "../x", "content": ""}]}, "app_files[0].dest is '../x'"),
+    ({"app_files": [{"dest": "/etc/x/", "content": ""}]}, "a folder: name the file"),
+    ({"app_files": [{"dest": "a", "content": ""}, {"dest": "./a", "content": ""}]}, "a second time"),
+    ({"app_files": [{"dest": "a", "content": {"x": 1}}]}, "app_files[0].content is a mapping, but must be a text"),
+    ({"app_shared_paths": ["data", "data/uploads"]}, "inside 'data', shared as a whole"),
+    ({"app_shared_paths": ["."]}, "the whole release"),
+    ({"app_writable_paths": ["/var"]}, "without the leading /"),
+    ({"app_timers": {"t": {"command": "x", "on_calendar": "0 3 * * *"}}}, "cron's form"),
+    ({"app_timers": {"t": {"command": "x", "on_calendar": ""}}}, "app_timers.t.on_calendar is empty"),
+    ({"app_postgres_extensions": ["pg_trgm; DROP"]}, "no name of an extension"),
+    # what the internet sees
+    ({"app_routes": {"/ws/": {"process": "asgj"}}}, "app_routes['/ws/'].process is 'asgj', which is not in app_processes: did you mean asgi?"),
+    ({"app_routes": {"/ws/": {"process": "worker"}}}, "add listen: true to app_processes.worker"),
+    ({"app_routes": {"ws/": {"process": "asgi"}}}, "begin it with a slash, /ws/"),
+    ({"app_routes": {"/": {"process": "asgi"}}}, "which is gunicorn's"),
+    ({"app_routes": {"/static/": {"process": "asgi"}}}, "answered otherwise already"),
+    ({"app_login_paths": ["accounts/login/"]}, "begin it with a slash"),
+    ({"app_login_paths": ["/login/?next=/"]}, "without the query"),
+    ({"app_probe_paths": ["/a b"]}, "percent-encode"),
+    ({"app_health_path": "https://notes.test/h"}, "write the path alone, /h"),
+    ({"app_admin_path": "/admin"}, "end it with a slash, /admin/"),
+    ({"app_admin_path": "/a{b}/"}, "no path of a URL"),
+    ({"app_admin_allow": ["192.0.2.7/24"]}, "write 192.0.2.0/24"),
+    ({"app_admin_allow": ["office"]}, "no network"),
+    ({"app_admin_allow": ["192.0.2.7"], "app_admin_path": ""}, "app_admin_path is empty"),
+    ({"app_admin_client_ca": "ca.pem"}, "no certificate"),
+    ({"app_admin_client_ca": certificate(ca=False)}, "no CA"),
+    ({"app_admin_client_ca": certificate(days=-5)}, "ended on"),
+    ({"app_static": [{"url": "/static", "path": "static"}]}, "end it with a slash"),
+    ({"app_static": [{"url": "/s/", "path": "."}]}, "the whole source"),
+    ({"app_static": [{"url": "/s/", "path": "/srv/notes"}]}, "more than files for everybody"),
+    ({"app_static": [{"url": "/s/", "path": "/srv/x y"}]}, "white space"),
+    ({"app_static": [{"url": "/", "path": "static"}]}, "belongs to the application"),
+    ({"app_media": [{"url": "/static/", "path": "/srv/notes/media"}]}, "in app_static too"),
+    ({"app_media": [{"url": "/m/", "path": "uploads"}]}, "add it to app_shared_paths"),
+    ({"app_max_body_size": "10MB"}, "no size to nginx: write 10m"),
+    ({"app_start_timeout": 0}, "seconds from 1 to 3600"),
+    ({"app_releases_kept": 0}, "write 1 or more"),
+    # people and CAs
+    ({"base_admins": []}, "nobody could log in"),
+    ({"base_admins": [{"name": "root", "keys": [PUBLIC]}]}, "is root"),
+    ({"base_admins": [{"name": "ops", "keys": []}]}, "base_admins[0].keys is empty"),
+    ({"base_admins": [{"name": "ops", "keys": ["AAAA"]}]}, "base_admins[0].keys[0] is no SSH public key"),
+    ({"base_admins": [{"name": "ops", "keys": [PUBLIC[:-12]]}]}, "cut off"),
+    ({"base_admins": [{"name": "ops", "keys": [DEPLOY_KEY]}]}, "is a private key"),
+    ({"base_admins": [{"name": "ops", "keys": [openssh(rsa.generate_private_key(65537, 2048))]}]}, "RSA key of 2048 bits"),
+    ({"base_admins": [{"name": "ops", "keys": ["ssh-dss AAAAB3NzaC1kc3M= x"]}]}, "DSA"),
+    ({"ansible_user": "deploy"}, "does not name 'deploy', the user of this connection"),
+    ({"base_trusted_cas": ["/nowhere.crt"]}, "neither a certificate (PEM text) nor a file"),
+]
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: f"{next(iter(case[0]))}: {case[1][:40]}")
+def test_refused_with_one_sentence(case):
+    changes = {**case[0], **(case[2] if len(case) > 2 else {})}
+    found = problems(**changes)
+    matching = [sentence for sentence in found if case[1] in sentence]
+    assert matching, found
+    assert "\n" not in matching[0] and len(matching[0]) < 500
+
+
+def test_one_mistake_is_one_sentence():
+    """A mistake is complained of once, not by each rule that stumbles over it."""
+    for name in ("app_name", "app_wsgi", "app_repo", "app_version", "app_python", "app_max_body_size", "app_admin_path", "app_acme_directory"):
+        for value in ("", "a b", "-x", "/..", "{x}"):
+            assert len([sentence for sentence in problems(**{name: value}) if sentence.startswith(name)]) <= 1, (name, value)
+
+
+def test_secrets_are_not_in_sentences():
+    secret = "k3Qx81hf-T0pzLwGv"
+    for name in ("app_secret_key", "app_deploy_key", "app_secret_env"):
+        for value in (secret, [secret], 5, {"A B": secret, "C": [secret]}, {"A": secret + "\0"}):
+            spec = list(contract.check_type(OPTIONS[name], name, value))
+            assert not any(secret in problem.sentence for problem in spec)
+            if not spec:
+                assert not any(secret in sentence for sentence in problems(**{name: value}))
+
+
+def test_hashed_known_hosts(tmp_path):
+    (tmp_path / "known").write_text(f"git.test {PUBLIC}\n[git.test]:2222 {PUBLIC}\n")
+    subprocess.run(["ssh-keygen", "-q", "-H", "-f", tmp_path / "known"], check=True, capture_output=True)
+    hashed = (tmp_path / "known").read_text()
+    assert "git.test" not in hashed
+    assert problems(**{**OVER_SSH, "app_repo_known_hosts": hashed}) == []
+    assert problems(**{**OVER_SSH, "app_repo": "ssh://git@git.test:2222/x", "app_repo_known_hosts": hashed}) == []
+    assert "a hashed name" in problems(**{**OVER_SSH, "app_repo": "git@other.test:x", "app_repo_known_hosts": hashed})[0]
+    assert not contract.known_hosts_match("|1|broken", "git.test")
+
+
+def test_passphrase_of_openssh(tmp_path):
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", tmp_path / "key"], check=True)
+    assert "passphrase" in problems(**{**OVER_SSH, "app_deploy_key": (tmp_path / "key").read_text()})[0]
+
+
+GROUPS = {"all": ["app1", "store1"], "ungrouped": [], "web": ["app1"], "db": ["app1"], "logs": ["store1"], "backups": ["store1"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({}, None),
+        ({"logs": []}, "The group logs has no hosts"),
+        ({"web": None, "webs": ["app1"]}, "The inventory has no group web: did you mean webs?"),
+        ({"db": None}, "The inventory has no group db"),
+        ({"db": ["store1"]}, "app1 is in web but not in db: a database on a host of its own is not offered yet"),
+        ({"logs": None, "backups": ["app1"], "log": ["store1"]}, "store1 is in none of the groups web, db, logs and backups (only in log: did you mean logs?)"),
+    ],
+)
+def test_groups(changes, sentence):
+    groups = {name: hosts for name, hosts in {**GROUPS, **changes}.items() if hosts is not None}
+    found = list(contract.check_groups(groups, ["app1", "store1"]))
+    assert any(found_one.startswith(sentence) for found_one in found) if sentence else found == []
+
+
+def test_every_role_belongs_to_a_group():
+    """A role that the table forgets would never be validated."""
+    assigned = contract.EVERY_HOST.union(*contract.GROUP_ROLES.values())
+    assert {path.name for path in (ROOT / "roles").iterdir() if path.is_dir()} <= assigned
+
+
+def test_platform():
+    assert contract.check_platform("Debian", "13") is None
+    assert contract.check_platform("Debian", "12") is None
+    assert "runs Ubuntu 24, but Redoubt supports Debian 12 and 13" in contract.check_platform("Ubuntu", "24")
+    assert "runs Debian 11" in contract.check_platform("Debian", "11")
+    assert "an unknown system" in contract.check_platform(None, None)
+
+
+def test_reused_secrets():
+    found = list(contract.check_vault({"vault_a": "k3Qx81hfT0pz", "vault_b": {"x": "k3Qx81hfT0pz"}, "vault_c": "changeme", "vault_d": "short", "vault_e": "short"}))
+    assert [problem.variable for problem in found] == ["vault_b", "vault_c"]
+    assert "same value as vault_a" in found[0].sentence and "k3Qx81" not in found[0].sentence
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from(["", "/", "..", "a b", "-", "git@", "ssh://[", "|1|", "/%", "1.2.3.4/", "@"])
+ANYTHING = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["url", "path", "process", "name", "keys", "dest", "content", "command", "A", "", "x"]), inner, max_size=4), max_leaves=8)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(sorted(OPTIONS)), ANYTHING)
+def test_no_value_breaks_the_preflight(name, value):
+    for sentence in problems(**{name: value}):
+        assert sentence.startswith(tuple(OPTIONS)), sentence
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(["app_repo", "app_domains", "app_routes", "app_static", "base_admins", "app_repo_known_hosts", "app_pip_index"]), st.text(max_size=30), st.text(max_size=30))
+def test_no_text_breaks_the_preflight(name, one, two):
+    shapes = {"app_domains": [one, two], "app_routes": {one: {"process": two}}, "app_static": [{"url": one, "path": two}], "base_admins": [{"name": one, "keys": [two]}]}
+    problems(**{"app_repo": "ssh://git@git.test/x", name: shapes.get(name, one + two)})
+
+
+# --- The action plugin, by real runs of ansible-playbook -------------------------------------------------------------
+
+PLAYBOOK = """
+- hosts: all
+  become: false
+  gather_facts: false
+  tasks:
+    - name: Validate the inventory
+      redoubt.django.preflight:
+      run_once: true
+    - name: Touch the host
+      ansible.builtin.debug:
+        msg: first-change
+"""
+INVENTORY = {
+    "app_name": "notes",
+    "app_domains": ["notes.test"],
+    "app_repo": "https://git.test/notes.git",
+    "app_version": "v1.0",
+    "app_settings_module": "config.settings",
+    "app_wsgi": "config.wsgi:application",
+    "app_acme_directory": "https://acme.test:14000/dir",
+    "app_env": {"DATABASE_URL": "{{ app_database_url }}", "STATIC": "{{ app_static_root }}"},
+    "app_secret_env": {"SECRET_KEY": "{{ app_secret_key }}"},
+    "vault_app_secret_key": KEY,
+    "base_admins": [{"name": "ops", "keys": [PUBLIC]}],
+    "ansible_user": "ops",
+}
+HOSTS = {"web": {"hosts": {"app1": None}}, "db": {"hosts": {"app1": None}}, "logs": {"hosts": {"store1": None}}, "backups": {"hosts": {"store1": None}}}
+
+
+class Run:
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        self.variables = copy.deepcopy(INVENTORY)
+        self.hosts = copy.deepcopy(HOSTS)
+        self.playbook = PLAYBOOK
+
+    def __call__(self, *arguments: str) -> subprocess.CompletedProcess:
+        inventory = self.folder / "inventories" / "lab"
+        (inventory / "group_vars" / "all").mkdir(parents=True, exist_ok=True)
+        (inventory / "hosts.yml").write_text(yaml.safe_dump(self.hosts))
+        (inventory / "group_vars" / "all" / "main.yml").write_text(yaml.safe_dump(self.variables, sort_keys=False))
+        (self.folder / "play.yml").write_text(self.playbook)
+        environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "ANSIBLE_HOME": str(self.folder / "home")}
+        command = [pathlib.Path(sys.executable).parent / "ansible-playbook", "-i", "inventories/lab", "play.yml", *arguments]
+        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(tmp_path)
+
+
+def test_a_good_inventory_passes_in_check_mode_and_with_a_limit(run):
+    answer = run("--check", "--limit", "app1")
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert "first-change" in answer.stdout
+
+
+def test_all_mistakes_in_one_run_and_nothing_touched(run):
+    run.variables["app_domain"] = run.variables.pop("app_domains")
+    run.variables["app_version"] = 1.1
+    run.variables["app_processes"] = {"asgi": {"command": "daphne", "lisen": True}}
+    run.variables["app_env"]["DEBUG"] = "{{ debug_mode }}"
+    del run.variables["vault_app_secret_key"]
+    del run.variables["app_wsgi"]
+    answer = run()
+    assert answer.returncode != 0 and "first-change" not in answer.stdout
+    lines = [line.strip()[2:] for line in answer.stdout.splitlines() if line.strip().startswith("- ")]
+    place = "inventories/lab/group_vars/all/main.yml"
+    assert "app_domain is no variable of this kit: did you mean app_domains?" in lines[0] and place + ":" in lines[0]
+    assert [line for line in lines if line.startswith("debug_mode is not defined, but app_env uses it")]
+    assert [line for line in lines if line.startswith("vault_app_secret_key is not defined, but app_secret_env and app_secret_key take it from the vault: add it with `ansible-vault edit inventories/lab/group_vars/all/vault.yml`")]
+    assert [line for line in lines if line.startswith("app_domains is required, a list")]
+    assert [line for line in lines if line.startswith("app_wsgi is required, a text")]
+    assert [line for line in lines if re.search(rf"app_version is the number 1.1 to YAML.*\({place}:\d+, app1\)", line)]
+    assert [line for line in lines if line.startswith("app_processes.asgi has an unknown key 'lisen'")]
+    assert len(lines) == 7, lines
+
+
+def test_one_mistake_is_the_message_itself(run):
+    run.variables["app_wsgi"] = "config.wsgi"
+    answer = run("--check")
+    assert "app_wsgi is 'config.wsgi': write module:callable, e.g. config.wsgi:application. (inventories/lab/group_vars/all/main.yml:" in answer.stdout
+
+
+def test_secret_values_are_never_shown(run):
+    secret = "k3Qx81hf T0pzLwGv?"
+    run.variables["vault_path"] = secret
+    run.variables["vault_twin"] = secret
+    run.variables["app_health_path"] = "{{ vault_path }}"
+    run.variables["app_domains"] = [secret]
+    run.variables["app_secret_key"] = secret
+    answer = run("-vvv")
+    assert answer.returncode != 0
+    assert secret not in answer.stdout + answer.stderr and "k3Qx81hf" not in answer.stdout + answer.stderr
+    for name in ("vault_twin", "app_health_path", "app_domains", "app_secret_key"):
+        assert name in answer.stdout
+
+
+def test_places_of_single_hosts(run):
+    run.hosts["web"]["hosts"]["app1"] = {"app_max_body_size": "10MB"}
+    run.hosts["backups"]["hosts"]["store1"] = {"app_nme": "x"}
+    run.hosts["db"]["hosts"]["app2"] = {"ansible_host": "192.0.2.1"}
+    run.hosts["web"]["hosts"]["app2"] = {}
+    run.hosts["logs"]["hosts"]["app3"] = {"ansible_host": "192.0.2.1"}
+    answer = run()
+    assert "app_max_body_size is '10MB', which is no size to nginx: write 10m. (inventories/lab/hosts.yml:" in answer.stdout
+    assert re.search(r"app_nme is no variable of this kit: did you mean app_name\? \(inventories/lab/hosts.yml:\d+, store1\)", answer.stdout)
+    assert "notes.test is in app_domains of app1 and app2" in answer.stdout
+    assert "app2 and app3 are the same machine" in answer.stdout
+
+
+def test_extra_variables_of_the_command_line(run):
+    answer = run("-e", "app_releases_kept=3")
+    assert "app_releases_kept is the text '3' but must be a whole number" in answer.stdout
+    assert run("-e", '{"app_releases_kept": 3}').returncode == 0
+
+
+def test_the_operating_system_from_facts(run):
+    run.playbook = PLAYBOOK.replace("preflight:\n", "preflight:\n        facts: true\n")
+    run.hosts["web"]["hosts"]["app1"] = {"ansible_facts": {}}
+    answer = run()
+    assert "app1 runs an unknown system, but Redoubt supports Debian 12 and 13" in answer.stdout
+
+
+def test_it_takes_less_than_a_second(run):
+    run.playbook = PLAYBOOK.replace("run_once: true", "run_once: true\n      register: __answer")
+    start = time.monotonic()
+    run()
+    first = time.monotonic() - start
+    run.playbook = PLAYBOOK.replace("      redoubt.django.preflight:\n", "      ansible.builtin.debug:\n")
+    start = time.monotonic()
+    run()
+    assert first - (time.monotonic() - start) < 1
+
+
+@pytest.fixture
+def vault(run):
+    """An inventory with an encrypted file, and the passwords beside it."""
+    (run.folder / "right").write_text("right\n")
+    (run.folder / "wrong").write_text("wrong\n")
+    run.variables.pop("vault_app_secret_key")
+    path = run.folder / "inventories" / "lab" / "group_vars" / "all" / "vault.yml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"vault_app_secret_key: {KEY}\n")
+    command = [pathlib.Path(sys.executable).parent / "ansible-vault", "encrypt", "--vault-id", "lab@right", path]
+    subprocess.run(command, cwd=run.folder, check=True, capture_output=True, env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")})
+    return path
+
+
+def flip_the_last_digit(text: str) -> str:
+    """Of the ciphertext, which the file holds as hexadecimal digits written in hexadecimal."""
+    text = text.rstrip()
+    return text[:-2] + ("35" if text[-2:] != "35" else "36") + "\n"
+
+
+@pytest.mark.parametrize(
+    ("damage", "arguments", "sentence"),
+    [
+        (None, ["--vault-id", "lab@right"], None),
+        (None, [], "vault.yml is encrypted and no vault password was given: add --vault-id lab@"),
+        (None, ["--vault-id", "lab@wrong"], "vault.yml does not open with the vault password given: give the one of the vault id 'lab'"),
+        (lambda text: text.splitlines()[0] + "\n", ["--vault-id", "lab@right"], "vault.yml is a damaged vault"),
+        (flip_the_last_digit, ["--vault-id", "lab@right"], "vault.yml does not open with the vault password given"),
+    ],
+)
+def test_a_vault_that_does_not_open(run, vault, damage, arguments, sentence):
+    if damage:
+        vault.write_text(damage(vault.read_text()))
+    answer = run(*arguments)
+    if sentence is None:
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+    else:
+        assert answer.returncode != 0
+        assert f"inventories/lab/group_vars/all/{sentence}" in answer.stderr + answer.stdout
+        assert "TASK" not in answer.stdout

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -31,7 +32,6 @@ class ActionModule(ActionBase):
 
     _requires_connection = True
     _supports_check_mode = True
-    _supports_diff = True
     _supports_async = False
 
     def run(self, tmp: None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -62,11 +62,11 @@ class ActionModule(ActionBase):
         links = {clean(path): str(target) for path, target in args["links"].items()}
         folders = {clean(item["path"]): item for item in args["folders"]}
         modes, owners, when = (
-            {clean(path, folders=True): value for path, value in args[name].items()}
-            for name in ("modes", "owners", "when")
+            {clean(path, folders=True): value for path, value in args[name].items()} for name in ("modes", "owners", "when")
         )
         when = {path: parse_switch(value, f"when, {path}") for path, value in when.items()}
         secret = [clean(path, folders=True) for path in args["secret"]]
+        secret += [path for path, item in extras.items() if parse_switch(item["secret"], f"extra, {path}, secret")]
         purge = [clean(path) for path in args["purge"]]
         absent = [clean(path) for path in args["absent"]]
 
@@ -108,7 +108,7 @@ class ActionModule(ActionBase):
                 entry.mode = parse_mode(modes[key], f"modes, {key}")
             if key in owners:
                 entry.owner, entry.group = parse_owner(owners[key], f"owners, {key}")
-            entry.secret = entry.secret or any(covers(item, path) for item in secret)
+            entry.secret = any(covers(item, path) for item in secret)
         return Plan(
             list(by_path.values()),
             purge=purge,
@@ -128,7 +128,6 @@ class ActionModule(ActionBase):
 
     def entry_from_extra(self, path: str, item: dict[str, Any], source: str, task_vars: dict[str, Any]) -> Entry:
         entry = with_ownership(Entry(path), item, f"extra, {path}")
-        entry.secret = parse_switch(item["secret"], f"extra, {path}, secret")
         if item["template"] is None:
             entry.content = item["content"].encode()
             return entry
@@ -297,7 +296,13 @@ def with_ownership(entry: Entry, item: dict[str, Any], where: str) -> Entry:
 
 
 def commands(value: Any, where: str) -> list[str]:
-    found = [value] if isinstance(value, str) else value
-    if not isinstance(found, list) or not all(isinstance(command, str) and command.strip() for command in found):
-        raise AnsibleActionFail(f"{where}: {value!r} is not a command or a list of commands.")
+    """One command or several; an empty string means none, as in C({{ command if wanted else '' }})."""
+    found = [value] if isinstance(value, str) and value else value or []
+    for command in found if isinstance(found, list) else [found]:
+        try:
+            words = shlex.split(command) if isinstance(command, str) else []
+        except ValueError:
+            words = []
+        if not words:
+            raise AnsibleActionFail(f"{where}: {command!r} is not a command line.")
     return found

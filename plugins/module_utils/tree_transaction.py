@@ -124,7 +124,7 @@ class Tree:
         self.root = root
         self.check = check
         self.diff = diff
-        self.tmp = tmp
+        self.tmp = tmp or ("/run" if os.access("/run", os.W_OK) else None)
         self.wanted = {entry.path: entry for entry in plan.entries}
         self.warnings: list[str] = []
         self._ids: dict[tuple[str, str], int | None] = {}
@@ -144,8 +144,9 @@ class Tree:
                 # Another call may have come between; what is reported is still what this one was asked for.
                 self.warnings += recover(self.root)
                 changes = self.compare()
-                self.validate_staged()
-                self.commit(changes)
+                if changes:
+                    self.validate_staged()
+                    self.commit(changes)
         return {**result, "validated": True, "warnings": self.warnings}
 
     def predict(self) -> dict:
@@ -321,7 +322,7 @@ class Tree:
     # --- report ----------------------------------------------------------------------------------------------------
 
     def report(self, changes: list[Change]) -> dict:
-        files = {f"/{change.path}" + ("/" if change.is_folder else ""): change.action for change in changes}
+        files = {f"/{shown(change.path)}" + ("/" if change.is_folder else ""): change.action for change in changes}
         result = {"changed": bool(changes), "files": files, "changed_paths": list(files)}
         if self.diff:
             result["diff"] = [self.diff_of(change) for change in changes]
@@ -332,8 +333,8 @@ class Tree:
         before, after, note = "", "", ""
         if change.action in ("added", "changed", "removed") and not change.is_folder:
             before, after, note = self.contents_of(change)
-        old = f"/{change.path} ({describe(change.before) if change.before else 'absent'}{note})"
-        new = f"/{change.path} ({self.describe_new(change) if change.entry else 'absent'}{note})"
+        old = f"/{shown(change.path)} ({describe(change.before) if change.before else 'absent'}{note})"
+        new = f"/{shown(change.path)} ({self.describe_new(change) if change.entry else 'absent'}{note})"
         if before == after:
             return {"prepared": f"--- before: {old}\n+++ after: {new}\n"}
         return {"before_header": old, "after_header": new, "before": before, "after": after}
@@ -344,13 +345,13 @@ class Tree:
             return "", "", ", contents hidden"
         before = after = b""
         if change.before and change.before.kind == "link":
-            before = f"symbolic link to {os.readlink(self.at(change.path))}\n".encode(errors="surrogateescape")
+            before = f"symbolic link to {shown(os.readlink(self.at(change.path)))}\n".encode()
         elif change.before and change.before.kind == "file":
             if change.before.size > DIFF_LIMIT:
                 return "", "", ", contents too long to show"
             before = read_file(self.at(change.path))
         if change.entry and change.entry.kind == "link":
-            after = f"symbolic link to {change.entry.target}\n".encode(errors="surrogateescape")
+            after = f"symbolic link to {change.entry.target}\n".encode()
         elif change.entry:
             after = change.entry.content
         if len(after) > DIFF_LIMIT:
@@ -384,7 +385,10 @@ class Tree:
                 raise TreeError(f"The command {shlex.split(command)[0]!r} is not on this host; nothing was changed.")
 
     def validate_staged(self) -> bool:
-        """Run the validators that take a root on a copy of this call's files; false when one could not be run."""
+        """Run the validators that take a root on a copy of this call's files; false when one could not be run.
+
+        The copy is in memory where it can be (/run), since it may hold secrets.
+        """
         runnable = [c for c in self.plan.validate if "{root}" in c and executable(c)]
         if runnable:
             with tempfile.TemporaryDirectory(prefix="redoubt-tree-", dir=self.tmp) as staged:
@@ -455,9 +459,7 @@ class Tree:
             journal.clean_up()
         except OSError as error:
             # Not a failure: the files count, and their handlers must run.
-            self.warnings.append(
-                f"The files are in place, but not all originals are deleted ({error}); the next call does it."
-            )
+            self.warnings.append(f"The files are in place, but not all originals are deleted ({error}); the next call does it.")
 
     def operations(self, changes: list[Change]) -> list[dict]:
         """The changes as the journal keeps them: enough to undo each, and never any contents."""
@@ -657,8 +659,13 @@ def locked_state(root: str):
 # --- small tools ---------------------------------------------------------------------------------------------------
 
 
+def shown(path: str) -> str:
+    """A name as it can be printed: what others have left in a folder need not be UTF-8."""
+    return os.fsencode(path).decode(errors="replace")
+
+
 def read_file(path: str) -> bytes:
-    with open(path, "rb") as file:
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
         return file.read()
 
 

@@ -1,7 +1,6 @@
 #!/usr/bin/python
 # Copyright: (c) 2026, Redoubt maintainers
 # MIT License (see LICENSE)
-# ruff: noqa: EXE001  (Ansible wants the shebang and reads the file; nobody executes it)
 
 from __future__ import annotations
 
@@ -124,7 +123,7 @@ options:
       - Command that must succeed, or list of such commands; they run without a shell. They run after the files are in place, when anything changed; if
         one fails, the previous files are put back and the task fails.
       - A command that has C({root}) in it runs before anything is touched, and in check mode, on a copy of this task's
-        files below a temporary folder.
+        files below a temporary folder that only root can read.
       - In check mode a command that is not on the host yet is skipped.
     type: raw
     default: []
@@ -260,7 +259,6 @@ def main() -> None:
         root=module.params["root"],
         check=module.check_mode,
         diff=module._diff,
-        tmp=module.tmpdir,
     )
     try:
         result = tree.apply()

@@ -64,9 +64,7 @@ class Project:
             "ANSIBLE_LOCALHOST_WARNING": "false",
         }
         command = [Path(sys.executable).with_name("ansible-playbook"), "-c", "local", "-i", "localhost,", *options]
-        return subprocess.run(
-            [*command, playbook], env=environment, cwd=self.folder, capture_output=True, text=True, check=False
-        )
+        return subprocess.run([*command, playbook], env=environment, cwd=self.folder, capture_output=True, text=True, check=False)
 
     def results(self) -> dict[str, dict]:
         return json.loads((self.folder / "results.json").read_text())
@@ -92,6 +90,7 @@ OPTIONS = {
     "links": {"/etc/link": "app/app.conf"},
     "folders": [{"path": "/srv/data", "mode": "2750"}],
     "absent": ["etc/old"],
+    "before": "",
     "validate": "grep -q . {root}/etc/app/app.conf {root}/etc/extra-1",
 }
 EXTRAS = [
@@ -282,7 +281,8 @@ MISTAKES = {
     "extra-both": ({"extra": [{"dest": "/b", "template": "x", "content": "y"}]}, "mutually exclusive"),
     "extra-key": ({"extra": [{"dest": "/b", "content": "y", "mod": "0600"}]}, "extra.mod"),
     "option": ({"purges": ["x/y"]}, "Unsupported parameters"),
-    "command": ({"validate": [["nginx", "-t"]]}, "is not a command or a list of commands."),
+    "command": ({"validate": [["nginx", "-t"]]}, "validate: ['nginx', '-t'] is not a command line."),
+    "quotes": ({"before": "echo 'open"}, "is not a command line."),
     "no-command": ({"validate": "no-such-command, --with=a,b"}, "'no-such-command,' is not on this host"),
     "no-source": ({"src": "elsewhere-both"}, "Both templates/ and files/ of"),
     "binary": ({"src": "elsewhere-binary"}, "is not UTF-8 text; binary files belong in files/"),

@@ -19,9 +19,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 common = importlib.import_module("test_tree_transaction")
-Entry, file, leftovers, put, snapshot = (
-    getattr(common, name) for name in ("Entry", "file", "leftovers", "put", "snapshot")
-)
+Entry, file, leftovers, put, snapshot = (getattr(common, name) for name in ("Entry", "file", "leftovers", "put", "snapshot"))
 tree_transaction = common.tree_transaction
 Plan, Tree, TreeError = (getattr(tree_transaction, name) for name in ("Plan", "Tree", "TreeError"))
 
@@ -40,6 +38,11 @@ MUTATING = (
     "fsync",
 )
 DEAD = 77
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,11 @@ STATE = "var/lib/redoubt"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes owners")
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     path = tmp_path / "root"
@@ -53,10 +58,11 @@ def snapshot(root: Path) -> dict[str, tuple]:
             if path.startswith(STATE) or f"{STATE}/".startswith(f"{path}/"):
                 continue
             info = full.lstat()
+            content = None
             if stat.S_ISLNK(info.st_mode):
                 content = os.readlink(full)
-            else:
-                content = None if full.is_dir() else full.read_bytes()
+            elif not full.is_dir():
+                content = full.read_bytes()
             found[path] = (stat.S_IFMT(info.st_mode), stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid, content)
     return found
 
@@ -305,6 +311,19 @@ def test_purge_leaves_temporary_names_to_recovery(root):
     assert (root / "etc/d" / name).exists()
 
 
+def test_names_that_are_not_utf8(root):
+    (root / "etc").mkdir()
+    name = b"\xff"
+    with open(os.path.join(os.fsencode(root), b"etc", name), "w") as strange:
+        strange.write("x\n")
+    os.symlink(name, os.path.join(os.fsencode(root), b"etc", b"link"))
+    result = apply(root, purge=["etc"], diff=True, validate=["true"])
+    assert set(result["files"]) == {"/etc/\ufffd", "/etc/link"}
+    assert "symbolic link to \ufffd\n" in [diff["before"] for diff in result["diff"]]
+    str(result).encode()
+    assert os.listdir(root / "etc") == []
+
+
 def test_absent(root):
     put(root, "etc/a")
     put(root, "etc/d-x/f")
@@ -331,9 +350,7 @@ def test_diff_of_each_kind(root):
     put(root, "changed", "old\n")
     put(root, "gone/file", "gone\n")
     put(root, "mode", "x\n", 0o600)
-    changed, added, mode, folder, removed = diffs(
-        root, file("changed", "new\n"), file("new"), file("mode"), absent=["gone"]
-    )
+    changed, added, mode, folder, removed = diffs(root, file("changed", "new\n"), file("new"), file("mode"), absent=["gone"])
     assert changed == {
         "before_header": f"/changed ({owner()} 0644)",
         "after_header": f"/changed ({owner()} 0644)",
@@ -509,6 +526,13 @@ def test_staged_validator_passing_in_check_mode(root):
     assert result["validated"] is True
 
 
+def test_staged_validator_runs_once(root, tmp_path):
+    log = tmp_path / "log"
+    apply(root, file("etc/a"), validate=[f"sh -c 'echo {{root}} >> {log}'"])
+    (line,) = log.read_text().splitlines()
+    assert line.startswith("/")
+
+
 # --- before ------------------------------------------------------------------------------------------------------
 
 
@@ -528,6 +552,25 @@ def test_failing_before_changes_nothing(root):
         apply(root, file("etc/a"), before=["false"])
     assert snapshot(root) == {}
     assert not leftovers(root)
+
+
+def test_nothing_is_written_through_a_planted_link(root, monkeypatch):
+    monkeypatch.setattr(tree_transaction.secrets, "token_hex", lambda _: "abc")
+    target = put(root, "precious", "precious\n", 0o600)
+    staged = Tree(Plan([])).operations([tree_transaction.Change("etc/a", "added", file("etc/a"), None)])[0]["staged"]
+    (root / "etc").mkdir()
+    (root / staged).symlink_to(target)
+    with pytest.raises(TreeError, match="File exists"):
+        apply(root, file("etc/a", "new\n"))
+    assert (target.read_text(), mode_of(target)) == ("precious\n", "0600")
+
+
+def test_mode_is_not_set_through_a_link_slipped_in(root):
+    target = put(root, "precious", "x\n", 0o600)
+    (root / "a").symlink_to(target)
+    with pytest.raises(OSError, match="symbolic links"):
+        tree_transaction.set_attributes(str(root / "a"), {"uid": os.geteuid(), "gid": os.getegid(), "mode": 0o666})
+    assert mode_of(target) == "0600"
 
 
 # --- many files --------------------------------------------------------------------------------------------------

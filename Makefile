@@ -19,6 +19,7 @@ export PIP_CERT := /etc/ssl/certs/ca-certificates.crt
 export UV_SYSTEM_CERTS := 1
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export MOLECULE_GLOB := molecule/*/molecule.yml
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 ifneq ($(STRATEGY),)
 export ANSIBLE_STRATEGY := $(STRATEGY)
@@ -56,7 +57,7 @@ test: lint unit $(SCENARIOS:%=test-%) ## Lint, unit tests, and every Molecule sc
 
 test-%: deps
 	@echo '==> Molecule scenario $*'
-	molecule test --scenario-name $*
+	molecule test --no-command-borders --scenario-name $*
 
 lint: deps ## ansible-lint, yamllint, ruff, shellcheck
 	@echo '==> Lint'
@@ -69,8 +70,8 @@ unit: deps ## Unit tests of plugins, templates and argument_specs
 	@echo '==> Unit tests'
 	pytest tests/unit
 
-bench: deps ## Measure a first and a no-change converge against their floors (bench/results.json)
-	@bench/run
+bench: deps .lab/bench/hosts.yml ## Measure a first and a no-change converge against their floors (bench/results.json)
+	@.venv/bin/python bench/run
 
 # What every target needs. Each step is skipped when there is nothing to do.
 deps: .cache/packages .venv/.synced-$(or $(STRATEGY),linear)
@@ -95,7 +96,7 @@ $(UV): .config/uv.txt | .cache/packages
 	@$(UV) sync --frozen $(UV_GROUPS) && touch $@
 
 # The lab's inventory source exists before the lab does, so that every command line is the same.
-.lab/$(LAB)/hosts.yml:
+.lab/%/hosts.yml:
 	@mkdir -p $(@D) && echo 'all: {}' >$@
 
 clean: ## Remove the installed tools and the cached images

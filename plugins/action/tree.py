@@ -58,59 +58,41 @@ class ActionModule(ActionBase):
     def make_plan(self, args: dict[str, Any], source: str, task_vars: dict[str, Any]) -> Plan:
         """Everything that the host needs to know. Only what is installed is rendered."""
         sources = find_sources(source)
-        extras = {clean(item["dest"]): item for item in args["extra"]}
-        links = {clean(path): str(target) for path, target in args["links"].items()}
-        folders = {clean(item["path"]): item for item in args["folders"]}
+        extras = [(clean(item["dest"]), item) for item in args["extra"]]
+        links = [(clean(path), str(target)) for path, target in args["links"].items()]
+        folders = [(clean(item["path"]), item) for item in args["folders"]]
         modes, owners, when = (
             {clean(path, folders=True): value for path, value in args[name].items()} for name in ("modes", "owners", "when")
         )
-        when = {path: parse_switch(value, f"when, {path}") for path, value in when.items()}
         secret = [clean(path, folders=True) for path in args["secret"]]
-        secret += [path for path, item in extras.items() if parse_switch(item["secret"], f"extra, {path}, secret")]
+        secret += [path for path, item in extras if parse_switch(item["secret"], f"extra, {path}, secret")]
         purge = [clean(path) for path in args["purge"]]
         absent = [clean(path) for path in args["absent"]]
 
-        files = [*sources, *extras]
-        refuse_doubles([*files, *links, *folders, *absent])
-        refuse_below([*files, *links, *folders], {*files, *links, *absent})
+        file_paths = [*sources, *(path for path, _ in extras)]
+        link_paths = [path for path, _ in links]
+        folder_paths = [path for path, _ in folders]
+        wanted = [*file_paths, *link_paths, *folder_paths]
+        known = {*file_paths, *(f"{path}/" for path in folder_paths)}
+        known.update(f"{folder}/" for path in wanted for folder in parents(path))
+        refuse_doubles([*wanted, *absent])
+        refuse_below(wanted, {*file_paths, *link_paths, *absent})
         refuse_sweeping(purge + absent)
-        known = {*files, *(f"{folder}/" for folder in folders)}
-        known.update(f"{folder}/" for path in [*files, *links, *folders] for folder in parents(path))
         for name, paths in {"modes": modes, "owners": owners, "secret": secret}.items():
             refuse_unknown(name, paths, known)
-        refuse_unknown("when", when, known.union(links))
+        refuse_unknown("when", when, known.union(link_paths))
+
+        off = [path for path, value in when.items() if not parse_switch(value, f"when, {path}")]
 
         def is_on(path: str) -> bool:
-            return all(on for item, on in when.items() if covers(item, path))
+            return not any(covers(item, path) for item in off)
 
-        entries = []
-        for path, full in sources.items():
-            if is_on(path):
-                entries.append(self.entry_from_file(path, full, source, task_vars))
-        for path, item in extras.items():
-            if is_on(path):
-                entries.append(self.entry_from_extra(path, item, source, task_vars))
-        for path, target in links.items():
-            if is_on(path):
-                entries.append(Entry(path, "link", target=target))
-        for path, item in folders.items():
-            if is_on(f"{path}/"):
-                entries.append(with_ownership(Entry(path, "folder"), item, f"folders, {path}"))
-
-        by_path = {entry.path: entry for entry in entries}
-        needed = {folder for path in by_path for folder in parents(path)}
-        for path in {**modes, **owners}:
-            if path.endswith("/") and path[:-1] in needed and path[:-1] not in by_path:
-                by_path[path[:-1]] = Entry(path[:-1], "folder")
-        for path, entry in by_path.items():
-            key = f"{path}/" if entry.kind == "folder" else path
-            if key in modes:
-                entry.mode = parse_mode(modes[key], f"modes, {key}")
-            if key in owners:
-                entry.owner, entry.group = parse_owner(owners[key], f"owners, {key}")
-            entry.secret = any(covers(item, path) for item in secret)
+        entries = [self.entry_from_file(path, full, source, task_vars) for path, full in sources.items() if is_on(path)]
+        entries += [self.entry_from_extra(path, item, source, task_vars) for path, item in extras if is_on(path)]
+        entries += [Entry(path, "link", target=target) for path, target in links if is_on(path)]
+        entries += [with_ownership(Entry(path, "folder"), item, f"folders, {path}") for path, item in folders if is_on(f"{path}/")]
         return Plan(
-            list(by_path.values()),
+            with_options(entries, modes, owners, secret),
             purge=purge,
             absent=absent,
             secret=secret,
@@ -120,7 +102,7 @@ class ActionModule(ActionBase):
 
     def entry_from_file(self, path: str, full: str, source: str, task_vars: dict[str, Any]) -> Entry:
         if os.path.relpath(full, source).startswith("templates/"):
-            return Entry(path, content=self.render(full, path, f"/{path}", task_vars))
+            return Entry(path, content=self.render(full, source, f"/{path}", task_vars))
         if os.path.islink(full):
             return Entry(path, "link", target=os.readlink(full))
         with open(full, "rb") as file:
@@ -134,19 +116,20 @@ class ActionModule(ActionBase):
         full = os.path.join(source, "templates", item["template"])
         if not os.path.isfile(full):
             raise AnsibleActionFail(f"extra, {path}: there is no template {item['template']} in {source}/templates.")
-        entry.content = self.render(full, item["template"], f"/{path}", {**task_vars, **item["vars"]})
+        entry.content = self.render(full, source, f"/{path}", {**task_vars, **item["vars"]})
         return entry
 
-    def render(self, full: str, name: str, dest: str, variables: dict[str, Any]) -> bytes:
+    def render(self, full: str, source: str, dest: str, variables: dict[str, Any]) -> bytes:
         """Render as the stock template action does, with the same variables and search path."""
         template = trust_as_template(self._loader.get_text_file_contents(full))
         try:
             template.encode()
         except UnicodeEncodeError as error:
             raise AnsibleActionFail(f"The template {full} is not UTF-8 text; binary files belong in files/.") from error
+        name = os.path.relpath(full, os.path.join(source, "templates"))
         managed = "ansible_managed" not in variables
         about = generate_ansible_template_vars(name, full, dest, include_ansible_managed=managed)
-        folders = [*variables.get("ansible_search_path", []), self._loader.get_basedir(), os.path.dirname(full)]
+        folders = [*variables.get("ansible_search_path", []), source, self._loader.get_basedir(), os.path.dirname(full)]
         templar = self._templar.copy_with_new_env(
             searchpath=[path for folder in folders for path in (os.path.join(folder, "templates"), folder)],
             available_variables={**variables, **about},
@@ -254,7 +237,7 @@ def refuse_unknown(option: str, paths: Any, known: set[str]) -> None:
     """A misspelt path must not silently leave a key world-readable."""
     for path in paths:
         if path not in known:
-            near = difflib.get_close_matches(path, known, n=1, cutoff=0.0)
+            near = difflib.get_close_matches(path, known, n=1, cutoff=0.4)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise AnsibleActionFail(f"{option} names {path}, which nothing here provides.{hint}")
 
@@ -283,6 +266,24 @@ def parse_owner(value: Any, where: str) -> tuple[str, str]:
     if not user or not group:
         raise AnsibleActionFail(f"{where}: {value!r} is not an owner; write user:group.")
     return user, group
+
+
+def with_options(entries: list[Entry], modes: dict[str, Any], owners: dict[str, Any], secret: list[str]) -> list[Entry]:
+    """The entries with what modes, owners and secret say of them; plus the folders that only these name."""
+    by_path = {entry.path: entry for entry in entries}
+    needed = {folder for path in by_path for folder in parents(path)}
+    for path in {**modes, **owners}:
+        folder = path[:-1]
+        if path.endswith("/") and folder in needed and folder not in by_path:
+            by_path[folder] = Entry(folder, "folder")
+    for path, entry in by_path.items():
+        key = f"{path}/" if entry.kind == "folder" else path
+        if key in modes:
+            entry.mode = parse_mode(modes[key], f"modes, {key}")
+        if key in owners:
+            entry.owner, entry.group = parse_owner(owners[key], f"owners, {key}")
+        entry.secret = any(covers(item, path) for item in secret)
+    return list(by_path.values())
 
 
 def with_ownership(entry: Entry, item: dict[str, Any], where: str) -> Entry:

@@ -272,6 +272,7 @@ MISTAKES = {
     "when-typo": ({"when": {"etc/aa": True}}, "when names etc/aa"),
     "when-value": ({"when": {"etc/a": "perhaps"}}, "when, etc/a: 'perhaps' is neither true nor false."),
     "twice": ({"extra": [{"dest": "/etc/a", "content": ""}]}, "/etc/a is named twice"),
+    "extra-twice": ({"extra": [{"dest": "/etc/b", "content": ""}, {"dest": "etc/b", "content": "x"}]}, "/etc/b is named twice"),
     "wanted-and-absent": ({"absent": ["/etc/a"]}, "/etc/a is named twice"),
     "below-absent": ({"absent": ["srv/x"], "folders": [{"path": "srv/x/y"}]}, "/srv/x/y needs a folder /srv/x"),
     "below-file": ({"extra": [{"dest": "/etc/a/b", "content": ""}]}, "/etc/a/b needs a folder /etc/a"),
@@ -331,13 +332,14 @@ def test_mistake_is_refused_in_words(refused, name):
 
 def test_outside_of_a_role_src_is_needed(tmp_path_factory):
     project = new_project(tmp_path_factory)
-    project.write("../../kit/templates/etc/a", "{{ 1 + 1 }} two\n")
+    project.write("../../kit/templates/etc/a", "{{ 1 + 1 }} {% include '_deep/two' %}")
+    project.write("../../kit/templates/_deep/two", "two\n")
     options = {"root": str(project.root)}
     done = project.play(
         tasks=[{"redoubt.django.tree": {**options, "src": "kit"}}, {"redoubt.django.tree": options}],
     )
     assert "outside of a role, say which with src" in done.stdout + done.stderr
-    assert project.read("etc/a") == "2 two\n"
+    assert project.read("etc/a") == "2 two"
 
 
 # --- the module itself ---------------------------------------------------------------------------------------------

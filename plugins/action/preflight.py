@@ -175,15 +175,24 @@ class HostCheck:
 
     # --- Secrets and places ------------------------------------------------------------------------------------------
 
-    def is_secret(self, name: str) -> bool:
-        """Whether the value came from the vault, or its role says that it is none of a log's business."""
+    def is_secret(self, name: str, path: tuple = ()) -> bool:
+        """Whether this part of a value came from the vault, or its role says that it is none of a log's business."""
         if name.startswith("vault_") or self.options.get(name, {}).get("no_log"):
             return True
-        return any("vault_" in leaf for leaf in contract.leaves(self.available.get(name)))
+        raw = self.available.get(name)
+        for step in path:
+            try:
+                raw = raw[step]
+            except (LookupError, TypeError):
+                break
+        return any("vault_" in leaf for leaf in contract.leaves(raw))
 
     def secrets(self) -> set[str]:
         """Values that no sentence may hold. Shorter ones would blot out ordinary words, and are refused anyway."""
-        return {leaf for name, value in self.values.items() if self.is_secret(name) for leaf in contract.leaves(value) if len(leaf) >= 6}
+        found = set()
+        for name, value in self.values.items():
+            found.update(leaf for path, leaf in paths(value) if len(leaf) >= 6 and self.is_secret(name, path))
+        return found
 
     def place(self, problem: contract.Problem) -> str:
         """`file:line` of the nearest part of the raw value that knows where it was written."""
@@ -236,7 +245,7 @@ class HostCheck:
                 yield problem
         for problem in contract.check_rules(self.values, skip=bad):
             # The rules show what they complain of; a value that came from the vault is blotted out as a whole.
-            if self.is_secret(problem.variable):
+            if self.is_secret(problem.variable, problem.path):
                 problem = contract.Problem(problem.variable, re.sub(r"^(is|names) (['\"]).*?\2", r"\1 not as it should be", problem.sentence), problem.path)
             yield problem
         yield from contract.check_vault({name: value for name, value in self.values.items() if name.startswith("vault_")})
@@ -312,6 +321,15 @@ class HostCheck:
                 values = {key: value for key, value in self.values.items() if key in options}
                 for message in ArgumentSpecValidator(options, **rules).validate(values, validate_role_argument_spec=True).error_messages:
                     yield contract.Problem(contract.listed(options), message)
+
+
+def paths(value: t.Any, path: tuple = ()) -> t.Iterator[tuple[tuple, str]]:
+    """Every text inside a value, and where it is."""
+    if isinstance(value, (dict, list)):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from paths(item, (*path, key))
+    elif isinstance(value, str):
+        yield path, str(value)
 
 
 def shorten(path: str) -> str:

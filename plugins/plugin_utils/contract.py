@@ -610,40 +610,51 @@ def secret_environment(value, values):
         if isinstance(other, dict) and key in other:
             yield "is in app_env too: keep one of them, the secret one here", (key,)
     for key, item in value.items():
-        if isinstance(item, str) and placeholder(item):
+        if isinstance(item, str) and placeholder(str(key), item):
             yield f"is a placeholder: put a value of its own into the vault (`{MAKE_SECRET}`)", (key,)
 
 
 MAKE_SECRET = "python3 -c 'import secrets; print(secrets.token_urlsafe(50))'"
 PLACEHOLDERS = re.compile(
-    r"(?i)(change[ _-]?(me|it|this)|replace[ _-]?(me|this|with.*)|to[ _-]?do|xxx+|password|passwort|secret|secret[ _-]?key|your[ _-].*|<.*>|example.*|.*\.example\.(com|org|net)|"
-    r"insecure.*|django-insecure.*|dummy|placeholder.*|admin|test|foo|bar|1234+\d*|fixme)[.!]*"
+    r"(?i)change[ _-]?(me|it|this)|replace[ _-]?(me|it|this)?([ _-].*)?|to[ _-]?do|fixme|x{3,}|your[ _-].*|<.*>|placeholder.*|"
+    r"(django-)?insecure.*|secret[ _-]?key|example"
 )
+# Honest as a user name, not as a password.
+FEEBLE = re.compile(r"(?i)password|passwort|secret|admin|root|test|demo|dummy|foo|bar|letmein|1234\d*|qwert[yz]")
+SENSITIVE = re.compile(r"(?i)pass|secret|token|key|pwd|credential")
 
 
-def placeholder(value: str) -> bool:
-    return bool(PLACEHOLDERS.fullmatch(value.strip()))
+def placeholder(name: str, value: str) -> bool:
+    value = value.strip().rstrip("!.")
+    return bool(PLACEHOLDERS.fullmatch(value) or (SENSITIVE.search(name) and FEEBLE.fullmatch(value)))
 
 
 @rule("app_secret_key")
 def app_secret_key(value, values):
     if not value.strip():
         yield f"is empty: put one into the vault (`{MAKE_SECRET}`)"
-    elif placeholder(value) or re.search(r"(?i)change[ _-]?me|django-insecure", value):
+    elif placeholder("app_secret_key", value) or re.search(r"(?i)change[ _-]?me|django-insecure", value):
         yield f"is a placeholder: put a random one into the vault (`{MAKE_SECRET}`)"
     elif len(value) < 50 or len(set(value)) < 10:
         reason = f"has {len(value)} characters" if len(value) < 50 else "repeats a few characters"
         yield f"{reason}, but must have 50 random ones or more: put another into the vault (`{MAKE_SECRET}`)"
 
 
+# In the folder of the application's configuration.
+OWN_FILES = ("env", "build.env", "migrate.env", "release.json", "gitconfig", "known_hosts", "deploy_key", "gunicorn.conf.py")
+
+
 @rule("app_files")
 def app_files(value, values):
+    own = text(values, "site_config").rstrip("/")
     seen = set()
     for index, item in enumerate(value):
         dest = item["dest"]
         sentence = absolute_problem(dest) if dest.startswith("/") else relative_problem(dest)
         if sentence:
             yield sentence, (index, "dest")
+        elif own and dest.startswith(own + "/") and (dest[len(own) + 1 :] in OWN_FILES or dest.startswith(own + "/files/")):
+            yield f"is {dest!r}, which the kit writes itself: choose another name", (index, "dest")
         elif dest.endswith("/") or dest in (".", ""):
             yield f"is {dest!r}, a folder: name the file", (index, "dest")
         elif os.path.normpath(dest) in seen:
@@ -653,9 +664,16 @@ def app_files(value, values):
 
 @rule("app_shared_paths", "app_writable_paths")
 def release_paths(value, values):
+    # Collected files that are compressed or indexed later: below the static root, which is the release's own.
+    static = (text(values, "app_static_root") or "/srv").rstrip("/") + "/"
     clean = []
     for index, path in enumerate(value):
-        sentence = relative_problem(path)
+        if path.startswith(static) and value is values.get("app_writable_paths"):
+            sentence = absolute_problem(path)
+        else:
+            sentence = relative_problem(path)
+        if not sentence and re.search(r"[\s%'\"\\:]", path):
+            sentence = f"is {path!r}: white space, quotes, colons, % and \\ do not belong in a path here"
         if sentence:
             yield sentence, (index,)
             continue
@@ -677,8 +695,8 @@ def nested_shared_paths(value, values):
 
 
 UNIT_NAME = r"[a-z][a-z0-9_-]{0,40}"
-# Names in the application's own folder of sockets and among its units.
-TAKEN = ("blue", "green", "live", "migrate", "build", "manage", "setup", "redis", "guard")
+# Names in the application's own folder of sockets.
+TAKEN = ("blue", "green", "live")
 
 
 def unit_names(value, values):
@@ -1075,7 +1093,7 @@ def check_vault(secrets: dict[str, t.Any]) -> t.Iterator[Problem]:
     owner: dict[str, str] = {}
     for name in sorted(secrets):
         for value in leaves(secrets[name]):
-            if placeholder(value):
+            if placeholder(name, value):
                 yield Problem(name, f"is a placeholder: put a value of its own into the vault (`{MAKE_SECRET}`)")
             elif len(value) >= 8 and owner.setdefault(value, name) != name:
                 yield Problem(name, f"has the same value as {owner[value]}: give each secret its own (`{MAKE_SECRET}`)")

@@ -19,12 +19,6 @@ description:
   - Opens the encrypted files of group_vars and host_vars before P(ansible.builtin.host_group_vars#vars) does, and stops
     with a sentence that names the file and the fix. Ansible's own message names neither.
   - Gives no variables. What it has opened stays in the loader's cache, so that nothing is decrypted twice.
-options:
-  _valid_extensions:
-    default: [".yml", ".yaml", ".json"]
-    description: Not used; files are found as host_group_vars finds them.
-    type: list
-    elements: string
 """
 
 MAGIC = b"$ANSIBLE_VAULT;"

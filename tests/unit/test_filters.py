@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent / "collections"))
 
-from ansible_collections.redoubt.django.plugins.filter.systemd import UNREADABLE, env_file, unit_quote  # noqa: E402
+from ansible_collections.redoubt.django.plugins.filter.systemd import UNREADABLE, env_file, unit_quote
 
 ALPHABET = st.characters(exclude_characters="\x00", exclude_categories=["Cs"]) | st.sampled_from("\\\"'`$%#;= \n\r\t{}!")
 TEXTS = st.text(ALPHABET, max_size=40).filter(lambda text: not UNREADABLE.search(text))

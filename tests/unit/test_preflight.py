@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "collections"))
 
-from ansible_collections.redoubt.django.plugins.plugin_utils import contract  # noqa: E402
+from ansible_collections.redoubt.django.plugins.plugin_utils import contract
 
 SPECS = {path.parts[-3]: yaml.safe_load(path.read_text())["argument_specs"] for path in sorted(ROOT.glob("roles/*/meta/argument_specs.yml"))}
 OPTIONS = {name: spec for role in SPECS.values() for name, spec in (role["main"].get("options") or {}).items()}
@@ -127,9 +127,11 @@ ACCEPTED = [
     {"app_apt_packages": ["libpq5", "g++", "libc6:amd64"]},
     {"app_migrate": ["migrate --noinput", "createcachetable"]},
     {"app_env": {"A": 1, "B": 1.5, "C": True, "D": "", "_e": "line\nbreak"}},
+    {"app_secret_env": {"SMTP_USER": "admin", "MODE": "test", "FROM": "noreply@example.com"}},
     {"app_files": [{"dest": "/etc/notes/notes.ini", "content": "x"}, {"dest": "src/local.py", "content": "", "secret": True}]},
     {"app_static": [{"url": "/static/", "path": "static"}, {"url": "/assets/", "path": "/srv/notes/static/assets"}]},
     {"app_shared_paths": ["data"], "app_media": [{"url": "/m/", "path": "data/uploads"}]},
+    {"app_writable_paths": ["src/cache", "/srv/notes/static/CACHE"], "app_static_root": "/srv/notes/static"},
     {"app_login_paths": ["/en/accounts/login/", "/api/v1/auth:login"]},
     {"app_health_path": "/healthz?full=1"},
     {"app_admin_path": ""},
@@ -253,6 +255,8 @@ REFUSED = [
     ({"app_env": {"LISTEN_SOCKET": "x"}}, "set by systemd or the kit"),
     ({"app_env": {"TOKEN": "x"}}, "app_secret_env.TOKEN is in app_env too"),
     ({"app_secret_env": {"TOKEN": "changeme"}}, "app_secret_env.TOKEN is a placeholder"),
+    ({"app_secret_env": {"TOKEN": "<from the provider>"}}, "app_secret_env.TOKEN is a placeholder"),
+    ({"app_secret_env": {"SMTP_PASSWORD": "test"}}, "app_secret_env.SMTP_PASSWORD is a placeholder"),
     ({"app_secret_key": "short"}, "app_secret_key has 5 characters"),
     ({"app_secret_key": "ab" * 40}, "repeats a few characters"),
     ({"app_secret_key": "django-insecure-" + KEY}, "placeholder"),
@@ -260,8 +264,11 @@ REFUSED = [
     ({"app_files": [{"dest": "/etc/x/", "content": ""}]}, "a folder: name the file"),
     ({"app_files": [{"dest": "a", "content": ""}, {"dest": "./a", "content": ""}]}, "a second time"),
     ({"app_files": [{"dest": "a", "content": {"x": 1}}]}, "app_files[0].content is a mapping, but must be a text"),
+    ({"app_files": [{"dest": "/etc/notes/env", "content": ""}], "site_config": "/etc/notes"}, "which the kit writes itself"),
     ({"app_shared_paths": ["data", "data/uploads"]}, "inside 'data', shared as a whole"),
     ({"app_shared_paths": ["."]}, "the whole release"),
+    ({"app_shared_paths": ["/srv/notes/static/x"], "app_static_root": "/srv/notes/static"}, "without the leading /"),
+    ({"app_shared_paths": ["my data"]}, "white space"),
     ({"app_writable_paths": ["/var"]}, "without the leading /"),
     ({"app_timers": {"t": {"command": "x", "on_calendar": "0 3 * * *"}}}, "cron's form"),
     ({"app_timers": {"t": {"command": "x", "on_calendar": ""}}}, "app_timers.t.on_calendar is empty"),
@@ -418,6 +425,11 @@ PLAYBOOK = """
     - name: Validate the inventory
       redoubt.django.preflight:
       run_once: true
+
+- hosts: logs:web
+  become: false
+  gather_facts: false
+  tasks:
     - name: Touch the host
       ansible.builtin.debug:
         msg: first-change
@@ -502,9 +514,11 @@ def test_secret_values_are_never_shown(run):
     run.variables["app_health_path"] = "{{ vault_path }}"
     run.variables["app_domains"] = [secret]
     run.variables["app_secret_key"] = secret
+    run.variables["app_files"] = [{"dest": "../notes.ini", "content": "{{ vault_path }}"}]
     answer = run("-vvv")
     assert answer.returncode != 0
     assert secret not in answer.stdout + answer.stderr and "k3Qx81hf" not in answer.stdout + answer.stderr
+    assert "app_files[0].dest is '../notes.ini'" in answer.stdout
     for name in ("vault_twin", "app_health_path", "app_domains", "app_secret_key"):
         assert name in answer.stdout
 

@@ -816,6 +816,10 @@ def app_admin_path(value, values):
 def app_admin_allow(value, values):
     if value and values.get("app_admin_path") == "":
         yield "is set, but app_admin_path is empty: name the path that it is about"
+
+
+@rule("app_admin_allow", "firewall_ssh_from", "ssh_penalty_exempt")
+def networks(value, values):
     for index, network in enumerate(value):
         try:
             ipaddress.ip_network(network)
@@ -826,15 +830,16 @@ def app_admin_allow(value, values):
                 yield f"is {network!r}, which is no network: write it as 192.0.2.0/24, 2001:db8::/32 or a single address", (index,)
 
 
-def certificates_problem(pem: str) -> str | None:
+def certificates_problem(pem: str, strict: bool = False) -> str | None:
+    """`strict`: each must be a CA that is still valid. What a machine trusts beside those does no harm."""
     if "PRIVATE KEY" in pem:
         return "holds a private key: put in the certificates alone, and make a new key"
     try:
         found = x509.load_pem_x509_certificates(pem.encode())
     except ValueError:
-        return "is no certificate: put in the PEM text, with the lines -----BEGIN CERTIFICATE----- and -----END CERTIFICATE-----"
+        return "holds no certificate: put in the PEM text, with the lines -----BEGIN CERTIFICATE----- and -----END CERTIFICATE-----"
     now = datetime.datetime.now(datetime.UTC)
-    for certificate in found:
+    for certificate in found if strict else []:
         subject = certificate.subject.rfc4514_string()
         if certificate.not_valid_after_utc < now:
             return f"holds a certificate that ended on {certificate.not_valid_after_utc:%Y-%m-%d} ({subject}): replace it"
@@ -853,7 +858,7 @@ def app_admin_client_ca(value, values):
         return
     if values.get("app_admin_path") == "":
         yield "is set, but app_admin_path is empty: name the path that it is about"
-    sentence = certificates_problem(value)
+    sentence = certificates_problem(value, strict=True)
     if sentence:
         yield sentence
 

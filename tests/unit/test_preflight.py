@@ -142,7 +142,7 @@ ACCEPTED = [
     {"app_guard": "off"},
     {"app_releases_kept": 1},
     {"base_admins": [{"name": "ops", "keys": [f'from="192.0.2.0/24" {PUBLIC} laptop']}]},
-    {"base_trusted_cas": [CA]},
+    {"base_trusted_cas": [CA, certificate(days=-5), certificate(ca=False)]},
     {"ansible_user": "ops"},
 ]
 
@@ -288,7 +288,7 @@ REFUSED = [
     ({"app_admin_allow": ["192.0.2.7/24"]}, "write 192.0.2.0/24"),
     ({"app_admin_allow": ["office"]}, "no network"),
     ({"app_admin_allow": ["192.0.2.7"], "app_admin_path": ""}, "app_admin_path is empty"),
-    ({"app_admin_client_ca": "ca.pem"}, "no certificate"),
+    ({"app_admin_client_ca": "ca.pem"}, "holds no certificate"),
     ({"app_admin_client_ca": certificate(ca=False)}, "no CA"),
     ({"app_admin_client_ca": certificate(days=-5)}, "ended on"),
     ({"app_static": [{"url": "/static", "path": "static"}]}, "end it with a slash"),
@@ -310,6 +310,7 @@ REFUSED = [
     ({"base_admins": [{"name": "ops", "keys": [DEPLOY_KEY]}]}, "is a private key"),
     ({"base_admins": [{"name": "ops", "keys": [openssh(rsa.generate_private_key(65537, 2048))]}]}, "RSA key of 2048 bits"),
     ({"base_admins": [{"name": "ops", "keys": ["ssh-dss AAAAB3NzaC1kc3M= x"]}]}, "DSA"),
+    ({"firewall_ssh_from": ["192.0.2.7/24"]}, "write 192.0.2.0/24"),
     ({"ansible_user": "deploy"}, "does not name 'deploy', the user of this connection"),
     ({"base_trusted_cas": ["/nowhere.crt"]}, "neither a certificate (PEM text) nor a file"),
 ]

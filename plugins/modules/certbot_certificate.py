@@ -1,7 +1,6 @@
 #!/usr/bin/python
 # Copyright: Redoubt maintainers
 # MIT License (see LICENSE)
-# ruff: noqa: EXE001  (Ansible wants the shebang and reads the file; nobody executes it)
 """Have one certificate for a list of names, by certbot and the HTTP-01 challenge."""
 
 from __future__ import annotations
@@ -97,6 +96,7 @@ problems:
   elements: str
 """
 
+import errno
 import http.client
 import os
 import re
@@ -169,7 +169,7 @@ def fetch(address: str, name: str, path: str) -> tuple[int, bytes]:
 
 def unreachable_family(error: OSError) -> bool:
     """Whether an attempt failed because this host has no IPv6 (or IPv4) at all, which says nothing about the name."""
-    return error.errno in (101, 97, 99)  # ENETUNREACH, EAFNOSUPPORT, EADDRNOTAVAIL
+    return error.errno in (errno.ENETUNREACH, errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 def why_not_ready(name: str, token: str, body: bytes) -> str:
@@ -255,8 +255,8 @@ def explain(output: str, directory: str) -> list[str]:
     noise = ("Saving debug log", "Ask for help", "See the logfile", "Some challenges have failed", "Requesting a certificate",
              "Account registered", "Renewing an existing")
     lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith(noise)]
-    return [f"certbot got no certificate from {directory}: {' '.join(lines[-4:]) or 'it does not say why'} "
-            "More is in /var/log/letsencrypt/letsencrypt.log on the host."]
+    why = " ".join(lines[-4:]) or "it does not say why."
+    return [f"certbot got no certificate from {directory}: {why} More is in /var/log/letsencrypt/letsencrypt.log on the host."]
 
 
 def run_certbot(module: AnsibleModule, words: list[str]) -> tuple[int, str]:

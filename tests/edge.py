@@ -1,0 +1,96 @@
+"""What a visitor sees, to the byte: handshakes that fail, paths as they are written, headers that come twice."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+TIMEOUT = 15
+PORTS = {"http": 80, "https": 443}
+
+
+@dataclass
+class Answer:
+    """One answer, with its headers as they came: repeated ones are not merged."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+
+    def all(self, name: str) -> list[str]:
+        return [value for key, value in self.headers if key.lower() == name.lower()]
+
+    def one(self, name: str) -> str:
+        values = self.all(name)
+        assert len(values) == 1, f"{name} is there {len(values)} times in the answer {self.status}: {values}"
+        return values[0]
+
+
+class Edge:
+    """The edge of one host of a lab: whatever name is asked for, this host answers."""
+
+    def __init__(self, lab: Any, host: str) -> None:
+        self.lab, self.host = lab, host
+        self.variables = lab.vars(host)
+        self.domains: list[str] = self.variables["app_domains"]
+
+    @property
+    def canonical(self) -> str:
+        return self.domains[0]
+
+    def context(self, lowest: ssl.TLSVersion | None = None, highest: ssl.TLSVersion | None = None) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=self.lab.ca)
+        if lowest and highest:
+            # A client that would talk the old versions, so that a refusal is the server's.
+            context.set_ciphers("DEFAULT:@SECLEVEL=0")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                context.minimum_version, context.maximum_version = lowest, highest
+        return context
+
+    def plain(self, scheme: str = "http") -> socket.socket:
+        return socket.create_connection(self.lab.published(self.host, PORTS[scheme]), timeout=TIMEOUT)
+
+    def tls(self, name: str | None, context: ssl.SSLContext | None = None) -> ssl.SSLSocket:
+        """A finished handshake for a name, or without SNI for None."""
+        context = context or self.context()
+        if name is None:
+            context.check_hostname = False
+        raw = self.plain("https")
+        try:
+            return context.wrap_socket(raw, server_hostname=name)
+        except BaseException:
+            raw.close()
+            raise
+
+    def certificate(self, name: str | None = None) -> bytes:
+        with self.tls(name or self.canonical) as connection:
+            found = connection.getpeercert(binary_form=True)
+        assert found
+        return found
+
+    def ask(
+        self,
+        path: str,
+        *,
+        name: str | None = None,
+        host: str | None = None,
+        scheme: str = "https",
+        method: str = "GET",
+        headers: dict[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> Answer:
+        """Ask for a path as it is written: nothing is normalised on the way."""
+        name = name or self.canonical
+        connection = http.client.HTTPConnection(name, timeout=TIMEOUT)
+        connection.sock = self.tls(name) if scheme == "https" else self.plain()
+        try:
+            connection.request(method, path, body=body, headers={"Host": host or name, **(headers or {})})
+            answer = connection.getresponse()
+            return Answer(answer.status, answer.getheaders(), answer.read())
+        finally:
+            connection.close()

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 
 from ansible import context
@@ -54,7 +55,8 @@ class CallbackModule(CallbackBase):
 
     def v2_playbook_on_stats(self, stats):
         path = self.get_option("changes_file")
-        if not path:
+        # A playbook that takes the lab down takes the folder with it.
+        if not path or not os.path.isdir(os.path.dirname(path)):
             return
         run = {
             "playbook": self.playbook,

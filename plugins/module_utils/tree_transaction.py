@@ -394,8 +394,7 @@ class Tree:
             with tempfile.TemporaryDirectory(prefix="redoubt-tree-", dir=self.tmp) as staged:
                 self.write_staged_root(staged)
                 for command in runnable:
-                    staged_command = command.replace("{root}", shlex.quote(staged))
-                    self.run_command(staged_command, "validator", "nothing was changed")
+                    self.run_command(command, "validator", "nothing was changed", staged)
         return len(runnable) == len(self.plan.validate)
 
     def write_staged_root(self, staged: str) -> None:
@@ -416,11 +415,13 @@ class Tree:
             else:
                 write_new_file(full, entry.content, attributes)
 
-    def run_command(self, command: str, what: str, outcome: str) -> None:
-        code, output = run(command)
+    def run_command(self, command: str, what: str, outcome: str, staged: str = "") -> None:
+        """Run a validator, or another command that must succeed; the error tells what it said, secrets left out."""
+        code, output = run(command.replace("{root}", shlex.quote(staged)) if staged else command)
         if code == 0:
             return
-        lines = self.masked(output).strip().splitlines()[-10:]
+        # With the names as they are on the host, not below the temporary folder.
+        lines = self.masked(output.replace(staged, "") if staged else output).strip().splitlines()[-10:]
         said = " It said:\n" + "\n".join(lines) if lines else ""
         raise TreeError(f"The {what} `{command}` failed (exit code {code}); {outcome}.{said}")
 

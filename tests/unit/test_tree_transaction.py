@@ -494,8 +494,8 @@ def test_missing_validator_in_check_mode_is_only_told(root, command):
 def test_staged_validator_fails_before_anything_is_touched(root, check):
     put(root, "etc/a", "old\n")
     before = snapshot(root)
-    command = "sh -c 'grep -q bad {root}/etc/a && exit 4'"
-    with pytest.raises(TreeError, match=r"exit code 4\); nothing was changed"):
+    command = "sh -c 'grep -q bad {root}/etc/a && echo {root}/etc/a, line 1: bad && exit 4'"
+    with pytest.raises(TreeError, match=r"{root}/etc/a .* failed \(exit code 4\); nothing was changed. It said:\n/etc/a, line 1: bad$"):
         apply(root, file("etc/a", "bad\n"), validate=[command], before=[f"touch {root}/ran"], check=check)
     assert snapshot(root) == before
 
@@ -504,7 +504,7 @@ def test_staged_root_holds_all_files_and_is_private_and_removed(root, tmp_path):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     put(root, "etc/same", "same\n")
-    script = "stat -c %a {root}; cd {root}; find . -printf '%P %y %m %l\\n' | sort; cat etc/same etc/a; pwd"
+    script = "cd {root}; find . -printf '%P %y %m %l\\n' | sort; cat etc/same etc/a; stat -c %a ."
     entries = [
         file("etc/same", "same\n"),
         file("etc/a", "new\n", mode=0o600),
@@ -516,7 +516,7 @@ def test_staged_root_holds_all_files_and_is_private_and_removed(root, tmp_path):
         Tree(plan, str(root), check=True, tmp=str(scratch)).apply()
     said = str(error.value).split("It said:\n")[1].splitlines()
     assert said[-3:-1] == ["same", "new"]
-    assert said[-1].startswith(str(scratch))
+    assert said[-1] == "700"
     assert {"etc/a f 600 ", "etc/same f 644 ", "etc/l l 777 a", "srv/d d 750 "} <= set(said)
     assert os.listdir(scratch) == []
 

@@ -154,6 +154,7 @@ class HostCheck:
         self.templar = action._templar.copy_with_new_env(available_variables=self.available)
         self.values: dict[str, t.Any] = {}
         self.failed: dict[str, list[AnsibleError]] = {}
+        self.meant: set[str] = set()  # what misspelt variables seem to stand for
         wanted = [*self.options, *CONNECTION, *(name for name in self.raw if name.startswith("vault_"))]
         for name in wanted:
             if name in self.available:
@@ -258,10 +259,14 @@ class HostCheck:
         for name in self.raw:
             if name in known or name.startswith(("ansible_", "vault_", "_")):
                 continue
-            if name.startswith(prefixes):
-                yield contract.Problem(name, f"is no variable of this kit{contract.closest(name, known) or ': remove it, or give a variable of your own another prefix'}")
-            elif contract.closest(name, known, 0.92):
-                yield contract.Problem(name, f"is no variable of this kit{contract.closest(name, known, 0.92)}")
+            # A name without one of our prefixes may be anybody's, unless it is nearly one of ours.
+            ours = name.startswith(prefixes)
+            better = contract.nearest(name, known, 0.6 if ours else 0.92)
+            if better:
+                self.meant.add(better)
+                yield contract.Problem(name, f"is no variable of this kit: did you mean {better}?")
+            elif ours:
+                yield contract.Problem(name, "is no variable of this kit: remove it, or give a variable of your own another prefix")
 
     def unrendered(self, defaults: bool) -> t.Iterator[contract.Problem]:
         """Values whose template fails; one sentence for each name that is missing, not for each that needs it."""
@@ -281,8 +286,8 @@ class HostCheck:
                 else:
                     yield contract.Problem(name, f"cannot be rendered: {' '.join(str(error).split())}")
         for missing, names in users.items():
-            if missing in self.options or missing in self.failed:
-                continue  # said already: it is required, or its own template fails
+            if self.options.get(missing, {}).get("required") or missing in self.failed:
+                continue  # said already: it is missing, or its own template fails
             wanted = contract.listed(names if len(names) < 5 else [*names[:4], "others"])
             if missing.startswith("vault_"):
                 sentence = f"is not defined, but {wanted} take{'s' if len(names) == 1 else ''} it from the vault: add it with `ansible-vault edit {self.vault_file()}`; `{contract.MAKE_SECRET}` makes a value"
@@ -298,7 +303,7 @@ class HostCheck:
         if name in self.failed:
             return
         if name not in self.values:
-            if spec.get("required"):
+            if spec.get("required") and name not in self.meant:
                 yield contract.Problem(name, f"is required, {contract.WANTED[spec.get('type', 'str')]}: {contract.first_sentence(spec)}")
             return
         value = self.values[name]

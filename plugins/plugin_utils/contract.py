@@ -50,10 +50,15 @@ def dotted(variable: str, path: t.Iterable) -> str:
     return text
 
 
-def closest(name: str, names: t.Iterable[str], cutoff: float = 0.6) -> str:
-    """` Did you mean x?`, or nothing."""
+def nearest(name: str, names: t.Iterable[str], cutoff: float = 0.6) -> str | None:
     found = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
-    return f": did you mean {found[0]}?" if found else ""
+    return found[0] if found else None
+
+
+def closest(name: str, names: t.Iterable[str], cutoff: float = 0.6) -> str:
+    """`: did you mean x?`, or nothing."""
+    found = nearest(name, names, cutoff)
+    return f": did you mean {found}?" if found else ""
 
 
 # --- Types -----------------------------------------------------------------------------------------------------------

@@ -352,7 +352,7 @@ def plan_objects(params, actual):
     owner, writers = params["owner"], params["writers"]
 
     def wanted(kind):
-        return {name: WRITER[kind] for name in writers}
+        return dict.fromkeys(writers, WRITER[kind])
 
     out = [f"REASSIGN OWNED BY {ident(name)} TO {ident(owner)}" for name in sorted(actual["reassign"])]
     taken = set(actual["reassign"]) | {owner}
@@ -378,7 +378,7 @@ def plan_defaults(params, actual):
     for kind, (letter, public) in DEFAULTS.items():
         have = found.pop((letter, None), {"public": list(public)} if public else {})
         prefix = f"ALTER DEFAULT PRIVILEGES FOR ROLE {ident(owner)} "
-        out += privileges(kind, "S", {name: WRITER[kind] for name in params["writers"]}, have, prefix=prefix)
+        out += privileges(kind, "S", dict.fromkeys(params["writers"], WRITER[kind]), have, prefix=prefix)
     # Those of a single schema only add to the global ones, so there is nothing they could be for.
     kinds = {letter: kind for kind, (letter, _public) in DEFAULTS.items()}
     for (letter, schema), have in sorted(found.items(), key=str):
@@ -547,7 +547,12 @@ def main():
     statements = [s for step in steps for s in step]
     result = {"changed": bool(statements), "statements": statements}
     if module._diff and statements:
-        result["diff"] = {"before_header": params["database"], "after_header": params["database"], "before": "", "after": ";\n".join(statements) + ";\n"}
+        result["diff"] = {
+            "before_header": params["database"],
+            "after_header": params["database"],
+            "before": "",
+            "after": ";\n".join(statements) + ";\n",
+        }
     if not statements or module.check_mode:
         module.exit_json(**result)
 

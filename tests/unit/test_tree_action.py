@@ -107,7 +107,7 @@ TEMPLATE = """\
   {% endif %}
 {% endfor %}
 {{ lookup('template', '_each/nested') | trim }} {{ ['b', 'a'] | sort | join }} {{ nested }}
-  \\1 {{ unsafe_braces }}
+  \\1 {{ unsafe_braces }} {{ 'ab' | regex_replace('(a)', '\\\\1-') }}
 {% include '_each/nested' %}
 """
 
@@ -160,7 +160,7 @@ def test_renders_as_the_stock_template_action_does(converged):
     rendered = project.read("etc/app/app.conf")
     assert rendered == project.read("../stock")
     assert "line 1 of moon" in rendered
-    assert "nested moon ab from a variable: moon\n  \\1 {{ not a template }}\nnested moon\n" in rendered
+    assert "nested moon ab from a variable: moon\n  \\1 {{ not a template }} a-b\nnested moon\n" in rendered
 
 
 def test_header_overrides_are_honoured(converged):

@@ -185,15 +185,15 @@ def why_not_ready(name: str, token: str, body: bytes) -> str:
         return ""
     for address in addresses:
         record = "AAAA" if ":" in address else "A"
-        fix = (f"Let the {record} record lead to this host (it talks to the world from {here}) or remove it, and let "
-               "port 80 through. A host behind NAT that cannot reach its own public address needs "
-               "`certbot_precheck: false`.")
+        fix = f"Let the {record} record lead to this host (it talks to the world from {here}), or remove it."
         try:
             status, answer = fetch(address, name, f"/{CHALLENGES}/{token}")
         except OSError as error:
             if unreachable_family(error):
                 continue
-            return f"{name} leads to {address}, where port 80 does not answer ({error.strerror or error}). {fix}"
+            return (f"{name} leads to {address}, where nothing answers our challenge on port 80 ({error.strerror or error}). {fix} "
+                    "If the address is this host's, let port 80 through; if only this host cannot reach it (NAT), set "
+                    "`certbot_precheck: false`.")
         except http.client.HTTPException as error:
             return f"{name} leads to {address}, which does not speak HTTP on port 80 ({error!r}). {fix}"
         # The ACME server follows redirects, to a proxy's https say: it is the judge of those.
@@ -232,6 +232,16 @@ def precheck(names: list[str], webroot: str) -> dict[str, str]:
     return {name: reason for name, reason in reasons.items() if reason}
 
 
+def names_to_order(wanted: list[str], names: list[str], sound: bool, bad: dict[str, str]) -> list[str]:
+    """Names to ask a new certificate for; none when the one that is there is the best there can be."""
+    ready = [name for name in wanted if name not in bad]
+    # A name that was certified keeps its certificate through a bad day of its DNS.
+    loses = any(name in names for name in wanted if name in bad)
+    if wanted[0] in bad or loses or (sound and set(ready) == set(names)):
+        return []
+    return ready
+
+
 def command(params: dict, names: list[str], exists: bool) -> list[str]:
     """The call of certbot that gets the certificate."""
     words = [params["certbot"], "certonly", "--non-interactive", "--agree-tos", "--webroot", "--webroot-path", params["webroot"],
@@ -249,7 +259,7 @@ def command(params: dict, names: list[str], exists: bool) -> list[str]:
 
 def explain(output: str, directory: str) -> list[str]:
     """Sentences from what certbot printed."""
-    found = re.findall(r"^\s*Domain:\s*(\S+)\n\s*Type:\s*(\S+)\n\s*Detail:\s*(.+)$", output, re.MULTILINE)
+    found = re.findall(r"^\s*(?:Domain|Identifier):\s*(\S+)\n\s*Type:\s*(\S+)\n\s*Detail:\s*(.+)$", output, re.MULTILINE)
     if found:
         return [f"The ACME server {directory} could not validate {name} ({kind}): {detail}" for name, kind, detail in found]
     noise = ("Saving debug log", "Ask for help", "See the logfile", "Some challenges have failed", "Requesting a certificate",
@@ -309,17 +319,15 @@ def main() -> None:
     else:
         bad = precheck(wanted, params["webroot"])
     problems = list(bad.values())
-    ready = [name for name in wanted if name not in bad]
-    # A name that was certified keeps its certificate through a bad day of its DNS.
-    loses = [name for name in wanted if name in names and name in bad]
-    if wanted[0] in bad or loses or (sound and set(ready) == set(names)):
+    order = names_to_order(wanted, names, sound, bad)
+    if not order:
         finish(False, names, problems)
     if module.check_mode:
-        finish(True, ready, problems)
-    code, output = run_certbot(module, command(params, ready, exists=old is not None))
+        finish(True, order, problems)
+    code, output = run_certbot(module, command(params, order, exists=old is not None))
     if code:
         finish(False, names, problems + explain(output, params["directory"]))
-    finish(True, ready, problems)
+    finish(True, order, problems)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ endif
 PLAYBOOK = ansible-playbook -i $(INVENTORY) -i .lab/$(LAB)/hosts.yml --vault-id $(LAB)@molecule/lab/vault-client -e lab=$(LAB)
 
 .DEFAULT_GOAL := help
-.PHONY: help deps demo demo-down lab lab-down test lint unit bench clean
+.PHONY: help deps demo demo-down lab lab-down test verify lint unit bench clean
 .NOTPARALLEL:
 
 help: ## List the targets
@@ -58,6 +58,9 @@ test: lint unit $(SCENARIOS:%=test-%) ## Lint, unit tests, and every Molecule sc
 test-%: deps
 	@echo '==> Molecule scenario $*'
 	molecule test --no-command-borders --scenario-name $*
+
+verify: deps ## Run the host tests against the lab LAB (demo), which must be up
+	REDOUBT_LAB=$(LAB) REDOUBT_INVENTORY=$(INVENTORY) pytest tests/host $(ARGS)
 
 lint: deps ## ansible-lint, yamllint, ruff, shellcheck
 	@echo '==> Lint'

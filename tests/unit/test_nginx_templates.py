@@ -248,6 +248,7 @@ def test_folders_are_where_the_contract_says():
     for location in site.all("location"):
         # An alias whose location has no slash at its end leads one folder up (`/static../`).
         assert not location.all("alias") or location.words[2].endswith("/")
+        assert not location.all("alias") or location.location("~", r"/\.").one("return") == ["404"]
 
 
 def test_private_media_is_the_applications():

@@ -9,6 +9,7 @@ import functools
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -62,6 +63,10 @@ class Lab:
         return loader, inventory, VariableManager(loader=loader, inventory=inventory)
 
     @functools.cached_property
+    def _sockets(self) -> str:
+        return tempfile.mkdtemp(prefix="redoubt-ssh-")
+
+    @functools.cached_property
     def groups(self) -> dict[str, list[str]]:
         """Host names by group."""
         return {name: sorted(hosts) for name, hosts in self._ansible[1].get_groups_dict().items()}
@@ -95,6 +100,8 @@ class Lab:
             f"ssh://{values['ansible_user']}@{values['ansible_host']}:{values['ansible_port']}",
             ssh_identity_file=values["ansible_ssh_private_key_file"],
             ssh_extra_args=values["ansible_ssh_common_args"],
+            # Without a path there is no sharing, and the hosts limit new connections.
+            controlpath=f"{self._sockets}/%C",
             controlpersist=120,
             sudo=sudo,
         )

@@ -24,7 +24,6 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 ifneq ($(STRATEGY),)
 export ANSIBLE_STRATEGY := $(STRATEGY)
 export ANSIBLE_STRATEGY_PLUGINS = $(shell .venv/bin/python -c 'import ansible_mitogen, os; print(os.path.dirname(ansible_mitogen.__file__))')/plugins/strategy
-UV_GROUPS := --group mitogen
 endif
 
 # One way to run a playbook in a lab: the inventory says what the hosts are, .lab/ how to reach them.
@@ -77,7 +76,7 @@ bench: deps .lab/bench/hosts.yml ## Measure a first and a no-change converge aga
 	@.venv/bin/python bench/run
 
 # What every target needs. Each step is skipped when there is nothing to do.
-deps: .cache/packages .venv/.synced-$(or $(STRATEGY),linear)
+deps: .cache/packages .venv/.synced
 
 .cache/packages: Makefile
 	@[ -z '$(SUDO)' ] || sudo -n true || { echo 'This needs root: run it as root, or as a user whose sudo asks for no password.' >&2; exit 1; }
@@ -94,9 +93,9 @@ $(UV): .config/uv.txt | .cache/packages
 	@python3 -m venv .cache/uv && .cache/uv/bin/pip install -q --disable-pip-version-check --require-hashes -r .config/uv.txt
 	@touch $@
 
-.venv/.synced-%: uv.lock pyproject.toml $(UV)
+.venv/.synced: uv.lock pyproject.toml $(UV)
 	@echo '==> Installing the locked Python tools into .venv'
-	@$(UV) sync --frozen $(UV_GROUPS) && touch $@
+	@$(UV) sync --frozen --all-groups && touch $@
 
 # The lab's inventory source exists before the lab does, so that every command line is the same.
 .lab/%/hosts.yml:

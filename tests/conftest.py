@@ -101,7 +101,7 @@ class Lab:
             ssh_identity_file=values["ansible_ssh_private_key_file"],
             ssh_extra_args=values["ansible_ssh_common_args"],
             # Without a path there is no sharing, and the hosts limit new connections.
-            controlpath=f"{self._sockets}/%C",
+            controlpath=f"{self._sockets}/{name}-{sudo:d}",
             controlpersist=120,
             sudo=sudo,
         )

@@ -1,0 +1,30 @@
+"""Logins as a person makes them: a new connection every time, never a shared one."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def ssh(values, *options: str, user: str = "", command: str = "true", timeout: int = 60) -> subprocess.CompletedProcess:
+    """Run a command on a host over a connection of its own."""
+    line = ["ssh", "-o", "ControlPath=none", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-p", str(values["ansible_port"])]
+    line += ["-i", values["ansible_ssh_private_key_file"], *shlex.split(values["ansible_ssh_common_args"]), *options]
+    line += [f"{user or values['ansible_user']}@{values['ansible_host']}", command]
+    return subprocess.run(line, capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL)
+
+
+def wanted(values, role: str, name: str):
+    """What the inventory says of a role's variable, or else the role's own default."""
+    defaults = yaml.safe_load((ROOT / "roles" / role / "defaults/main.yml").read_text())
+    return values.get(name, defaults[name])
+
+
+def another(lab, name: str):
+    """A host of the lab to knock from."""
+    return next((lab.host(other) for other in lab.groups["all"] if other not in (name, "localhost")), None)

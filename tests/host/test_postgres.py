@@ -37,7 +37,7 @@ class Database:
     def run(self, user: str, sql: str, database: str | None = None, options: str = ""):
         """Run SQL as a user of the host, by psql over the socket."""
         psql = "psql -w -XqAt -v ON_ERROR_STOP=1 -v VERBOSITY=terse -d %s " + options
-        return self.host.run(f"cd /; printf %s %s | runuser -u %s -- {psql}", "%s", sql, user, database or self.app)
+        return self.host.run(f"cd /; printf %s %s | timeout 60 runuser -u %s -- {psql}", "%s", sql, user, database or self.app)
 
     def ask(self, sql: str, database: str | None = None, user: str = "postgres") -> str:
         answer = self.run(user, sql, database)

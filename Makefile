@@ -10,7 +10,7 @@ STRATEGY ?=
 ARGS ?=
 
 APT_PACKAGES := ca-certificates curl debian-archive-keyring git iproute2 iptables mmdebstrap netavark nftables \
-	openssh-client openssl podman python3-venv runc shellcheck
+	openssh-client openssl podman procps python3-venv runc shellcheck
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 UV := .cache/uv/bin/uv
 

@@ -99,8 +99,11 @@ def resolve(module: AnsibleModule, app: dict) -> str:
         ["runuser", "-u", app["build_user"], "--", "env", "GIT_TERMINAL_PROMPT=0", f"GIT_CONFIG_GLOBAL={config}/gitconfig",
          f"GIT_SSH_COMMAND={ssh}", "GIT_SSL_CAINFO=/etc/ssl/certs/ca-certificates.crt", "git", "ls-remote", "--", repo], cwd="/")
     if code:
-        reason = next((line for line in reversed(err.splitlines()) if line.startswith("fatal:")), err.strip())
-        module.fail_json(msg=f"app_repo: git cannot read {repo!r} from this host: {reason.removeprefix('fatal: ')}. "
+        # What ssh says stands before git's own line, which is the same for every cause.
+        lines = [line.removeprefix("fatal: ").strip(" .") for line in err.partition("Please make sure you have")[0].splitlines() if line.strip()]
+        known = [line for line in lines if line != "Could not read from remote repository" and not re.match(r"[@#*]|Warning: ", line)]
+        reason = (known or lines or [f"git exited with {code}"])[-1]
+        module.fail_json(msg=f"app_repo: git cannot read {repo!r} from this host: {reason}. "
                              "Check the address, and that the host may read it (app_deploy_key, app_repo_known_hosts). "
                              "Nothing was changed; the release that was live still is.")
     refs = {ref: commit for commit, _, ref in (line.partition("\t") for line in out.splitlines())}
@@ -136,8 +139,8 @@ def main() -> None:
                          fingerprint="")
     app = json.loads(text)
     commit = resolve(module, app)
-    # The version's spelling and where the files of the host lie do not make another release; what is in it does.
-    content = {key: value for key, value in app.items() if key not in ("version", "run", "config")}
+    # The version's spelling, how it is probed and where the files of the host lie do not make another release; what is in it does.
+    content = {key: value for key, value in app.items() if key not in ("version", "run", "config", "probe")}
     inputs = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     release = f"{re.sub('[^A-Za-z0-9.]', '-', commit)[:12]}-{inputs[:8]}"
 

@@ -5,6 +5,7 @@ REDOUBT_LAB names the lab (default: demo), REDOUBT_INVENTORY its first inventory
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import subprocess
@@ -199,12 +200,26 @@ def stranger(lab):
     return lab.host(lab.stranger)
 
 
-@pytest.fixture
-def https(lab):
-    """A fresh browser: any name leads to the lab's web host, certificates are checked against the lab's CA."""
+@contextlib.contextmanager
+def a_browser(lab: Lab, host: str):
+    """A session in which any name leads to one lab host; certificates are checked against the lab's CA."""
     with requests.Session() as session:
         session.trust_env = False
         session.verify = str(lab.ca)
         for scheme in ("https://", "http://"):
-            session.mount(scheme, LabAdapter(lab, lab.web))
+            session.mount(scheme, LabAdapter(lab, host))
         yield session
+
+
+@pytest.fixture
+def https(lab):
+    """A fresh browser: any name leads to the lab's web host, certificates are checked against the lab's CA."""
+    with a_browser(lab, lab.web) as session:
+        yield session
+
+
+@pytest.fixture
+def browse(lab):
+    """Fresh browsers by host, for a lab with several sites: `browse("app2").get("https://…")`."""
+    with contextlib.ExitStack() as stack:
+        yield lambda host: stack.enter_context(a_browser(lab, host))

@@ -30,7 +30,7 @@ endif
 PLAYBOOK = ansible-playbook -i $(INVENTORY) -i .lab/$(LAB)/hosts.yml --vault-id $(LAB)@molecule/lab/vault-client -e lab=$(LAB)
 
 .DEFAULT_GOAL := help
-.PHONY: help deps demo demo-down lab lab-down test verify lint unit bench clean
+.PHONY: help deps demo demo-down lab lab-down test verify drill docs lint unit bench clean
 .NOTPARALLEL:
 
 help: ## List the targets
@@ -61,12 +61,19 @@ test-%: deps
 verify: deps ## Run the host tests against the lab LAB (demo), which must be up
 	REDOUBT_LAB=$(LAB) REDOUBT_INVENTORY=$(INVENTORY) pytest tests/host $(ARGS)
 
-lint: deps ## ansible-lint, yamllint, ruff, shellcheck
+drill: deps ## Run the drills against the lab LAB (demo), which they change and put back; K=name for one
+	REDOUBT_LAB=$(LAB) REDOUBT_INVENTORY=$(INVENTORY) pytest tests/drill $(if $(K),-k $(K)) $(ARGS)
+
+docs: deps ## Write the roles' READMEs from their argument_specs
+	.venv/bin/python tests/specs.py --write
+
+lint: deps ## ansible-lint, yamllint, argument_specs against defaults, ruff, shellcheck
 	@echo '==> Lint'
 	ansible-lint --offline --strict
 	yamllint --strict .
+	.venv/bin/python tests/specs.py
 	ruff check
-	shellcheck $$(git ls-files ':!roles/*/templates/*' | xargs grep -lE '^#!/bin/(ba)?sh')
+	shellcheck $$(git ls-files ':!roles/*/templates/*' ':!collections' | xargs grep -lE '^#!/bin/(ba)?sh')
 
 unit: deps ## Unit tests of plugins, templates and argument_specs
 	@echo '==> Unit tests'

@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 from login import another, ssh
 
+# One host stands for all: they have the same roles.
+pytestmark = pytest.mark.hosts("web")
+
 PLAY = """
 - name: Change how one gets in
   hosts: {host}
@@ -59,8 +62,8 @@ def wait_until(condition, seconds: int, message: str) -> None:
     "change",
     [
         pytest.param({"ssh_allow_groups": ["nogroup"]}, id="sshd bars the administrators"),
-        pytest.param({"firewall_ssh_from": ["192.0.2.1"]}, id="the firewall drops port 22"),
-        pytest.param({"base_sudo_rules": ["ALL ALL=(ALL:ALL) !ALL"]}, id="sudo knows no administrators"),
+        pytest.param({"firewall_ssh_from": ["192.0.2.1"]}, id="the firewall drops port 22", marks=pytest.mark.slow),
+        pytest.param({"base_sudo_rules": ["ALL ALL=(ALL:ALL) !ALL"]}, id="sudo knows no administrators", marks=pytest.mark.slow),
     ],
 )
 def test_a_change_that_locks_out_is_taken_back(lab, host, play: str, change: dict) -> None:
@@ -75,6 +78,7 @@ def test_a_change_that_locks_out_is_taken_back(lab, host, play: str, change: dic
     assert not host.file("/var/lib/redoubt/lockout/armed.json").exists
 
 
+@pytest.mark.slow
 def test_a_controller_that_dies_leaves_a_host_that_helps_itself(host) -> None:
     before = state(host)
     guard = "/usr/local/lib/redoubt/lockout-guard"
@@ -86,6 +90,7 @@ def test_a_controller_that_dies_leaves_a_host_that_helps_itself(host) -> None:
     assert "/etc/ssh/sshd_config" in host.file("/var/lib/redoubt/lockout/last.json").content_string
 
 
+@pytest.mark.slow
 def test_a_restart_while_armed_reverts_before_the_daemons_start(host) -> None:
     before = state(host)
     host.check_output("/usr/local/lib/redoubt/lockout-guard arm 3600")
@@ -110,6 +115,7 @@ def test_keys_do_not_help_who_is_not_an_administrator(host) -> None:
         host.run("rm -f /etc/ssh/authorized_keys.d/root /etc/ssh/authorized_keys.d/drill-visitor; userdel --remove drill-visitor")
 
 
+@pytest.mark.slow
 def test_an_administrator_who_is_taken_off_the_list_is_out(lab, host, play: str, tmp_path: Path) -> None:
     admins = host.lab["base_admins"]
     key = tmp_path / "key"
@@ -140,6 +146,7 @@ def test_an_administrator_who_is_taken_off_the_list_is_out(lab, host, play: str,
         host.run("userdel --remove drill-admin")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["lab_ipv4", "lab_ipv6"])
 def test_a_hail_of_connections_is_slowed_down(lab, host, family: str) -> None:
     address = host.lab.get(family)

@@ -95,7 +95,7 @@ def test_a_release_that_does_not_serve_is_not_switched_to(lab, ini, branch, http
     text = branch.text(name)
     assert old in text
     branch.push(kind, **{name: text.replace(old, new, 1)})
-    done = deploy(lab, "-e", "app_start_timeout=20", check=False)
+    done = deploy(lab, "-e", '{"app_start_timeout": 20}', check=False)
     assert done.returncode != 0
     assert said in done.stdout, done.stdout[-3000:]
     assert "The release that was live still is." in done.stdout

@@ -145,14 +145,21 @@ def test_links_do_not_lead_out(program, source) -> None:
     assert program.inside(source, "in/file") == source / "in/file"
 
 
-def test_prune_keeps_the_newest_and_what_a_colour_holds(program, tmp_path) -> None:
-    for age, name in enumerate(["a", "b", "c", "d"]):
-        (tmp_path / "releases" / name).mkdir(parents=True)
-        os.utime(tmp_path / "releases" / name, (age, age))
-    (tmp_path / "colours/blue").mkdir(parents=True)
-    (tmp_path / "colours/blue/release").symlink_to("../../releases/a")
-    program.prune({"root": str(tmp_path)}, 2)
-    assert sorted(path.name for path in (tmp_path / "releases").iterdir()) == ["a", "c", "d"]
+def test_prune_keeps_the_newest_that_served_and_what_a_colour_holds(program, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(program, "STATE", tmp_path / "state")
+    app = {"root": str(tmp_path / "notes")}
+    for age, name in enumerate(["a", "b", "c", "broken", "d", "broken-too"]):
+        release = tmp_path / "notes/releases" / name
+        release.mkdir(parents=True)
+        colour = tmp_path / "notes/colours" / ("blue" if name == "a" else "green")
+        colour.mkdir(parents=True, exist_ok=True)
+        program.relink(colour / "release", f"../../releases/{name}")
+        if not name.startswith("broken"):
+            program.switch(app, colour.name)
+        os.utime(release, (age, age))
+    program.relink(tmp_path / "notes/colours/green/release", "../../releases/d")
+    program.prune(app, 2)
+    assert sorted(path.name for path in (tmp_path / "notes/releases").iterdir()) == ["a", "c", "d"]
 
 
 class Colour:

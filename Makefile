@@ -3,7 +3,9 @@
 
 LAB ?= demo
 INVENTORY ?= inventories/demo
-SCENARIOS ?= $(sort $(patsubst molecule/%/molecule.yml,%,$(wildcard molecule/*/molecule.yml)))
+# The scenarios of every change. `make test-all` has the others too: a project from PyPI, and the rest of the contract.
+SCENARIOS ?= default debian12
+ALL_SCENARIOS := $(sort $(patsubst molecule/%/molecule.yml,%,$(wildcard molecule/*/molecule.yml)))
 # `make demo STRATEGY=mitogen_linear` runs the same plays under Mitogen.
 STRATEGY ?=
 # More arguments for ansible-playbook: `make demo ARGS="--check --diff"`.
@@ -30,7 +32,7 @@ endif
 PLAYBOOK = ansible-playbook -i $(INVENTORY) -i .lab/$(LAB)/hosts.yml --vault-id $(LAB)@molecule/lab/vault-client -e lab=$(LAB)
 
 .DEFAULT_GOAL := help
-.PHONY: help deps demo demo-down lab lab-down test verify drill docs lint unit bench clean
+.PHONY: help deps demo demo-down lab lab-down test test-all verify drill docs lint unit bench clean
 .NOTPARALLEL:
 
 help: ## List the targets
@@ -51,8 +53,11 @@ lab: deps .lab/$(LAB)/hosts.yml ## Boot the lab LAB (demo) for INVENTORY and dep
 lab-down: deps ## Remove the lab LAB (demo)
 	$(PLAYBOOK) molecule/lab/destroy.yml
 
-test: lint unit $(SCENARIOS:%=test-%) ## Lint, unit tests, and every Molecule scenario
+test: lint unit $(SCENARIOS:%=test-%) ## Lint, unit tests, and the Molecule scenarios default (Debian 13) and debian12
 	@echo '==> All tests passed: lint, unit, $(SCENARIOS)'
+
+test-all: ## The same with every scenario
+	$(MAKE) test SCENARIOS='$(ALL_SCENARIOS)'
 
 test-%: deps
 	@echo '==> Molecule scenario $*'

@@ -114,7 +114,7 @@ def test_extra_certificates_are_trusted(host) -> None:
 def test_the_clock_is_kept(host, in_container) -> None:
     assert host.service("systemd-timesyncd").is_enabled
     if in_container:
-        pytest.skip("time synchronisation running: a container has the machine's clock (covered by the vm scenario)")
+        pytest.skip("time synchronisation running: a container has the machine's clock: only a virtual machine can show it")
     assert host.service("systemd-timesyncd").is_running, host.run("journalctl --unit=systemd-timesyncd --lines=20").stdout
     assert host.check_output("timedatectl show --property=NTP --value") == "yes"
 
@@ -133,7 +133,7 @@ def test_network_parameters_are_in_effect(host) -> None:
 def test_kernel_parameters_are_in_effect(host, in_container) -> None:
     if in_container:
         assert not host.file("/etc/sysctl.d/61-redoubt-kernel.conf").exists, "it would be applied to the machine's kernel"
-        pytest.skip("kernel parameters in effect: a container has the machine's kernel (covered by the vm scenario)")
+        pytest.skip("kernel parameters in effect: a container has the machine's kernel: only a virtual machine can show it")
     known = {key: value for key, value in VARS["__base_sysctl_kernel"].items() if host.file(f"/proc/sys/{key.replace('.', '/')}").exists}
     expected, found = effective(host, known)
     assert found == expected
@@ -141,7 +141,7 @@ def test_kernel_parameters_are_in_effect(host, in_container) -> None:
 
 def test_modules_cannot_be_loaded(host, in_container) -> None:
     if in_container:
-        pytest.skip("kernel modules refused: a container cannot load any (covered by the vm scenario)")
+        pytest.skip("kernel modules refused: a container cannot load any: only a virtual machine can show it")
     for name in wanted(host.lab, "base", "base_modules_disabled"):
         assert "insmod" not in host.run(f"modprobe --dry-run --verbose {name}").stdout
 

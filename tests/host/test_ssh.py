@@ -32,7 +32,7 @@ def stranger(lab, host):
 
 def knock(stranger, host, user: str, *options: str):
     address = host.lab.get("lab_ipv4", host.lab["ansible_host"])
-    known = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes -o ConnectTimeout=10"
+    known = "-o StrictHostKeyChecking=accept-new -o UserKnownHostsFile=/dev/null -o BatchMode=yes -o ConnectTimeout=10"
     # Its 255 would be taken for a failure of the test's own connection.
     return stranger.run(f"ssh {known} {shlex.join(options)} {user}@{address} true || exit 1")
 

@@ -835,6 +835,39 @@ def networks(value, values):
                 yield f"is {network!r}, which is no network: write it as 192.0.2.0/24, 2001:db8::/32 or a single address", (index,)
 
 
+@rule("firewall_allow", "firewall_allow_out")
+def firewall_rules(value, values):
+    """The rules in one list of `{port, proto, from|to}`; what is missing or ill-typed in it is the type's to say."""
+    for index, entry in enumerate(value):
+        port = str(entry.get("port", ""))
+        found = re.fullmatch("([0-9]{1,5})(?:-([0-9]{1,5}))?", port)
+        if port and not (found and 1 <= int(found[1]) <= int(found[2] or found[1]) <= 65535):
+            yield f"is {port!r}: write a port from 1 to 65535, or a range like 6000-6010", (index, "port")
+        for key in ("from", "to"):
+            for sentence, path in networks(entry.get(key) or [], values):
+                yield sentence, (index, key, *path)
+
+
+@rule("firewall_allow_groups")
+def firewall_allow_groups(value, values):
+    for group, entries in value.items():
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            yield "is not a list of `{port, proto, from}`", (group,)
+            continue
+        for index, entry in enumerate(entries):
+            for key in entry.keys() - {"port", "proto", "from"}:
+                yield f"has an unknown key {str(key)!r}{closest(str(key), ['port', 'proto', 'from'])}", (group, index)
+            if "port" not in entry:
+                yield "has no port", (group, index)
+            if entry.get("proto", "tcp") not in ("tcp", "udp"):
+                yield f"is {entry['proto']!r}: tcp or udp", (group, index, "proto")
+            if not isinstance(entry.get("from", []), list):
+                yield "is not a list of networks", (group, index, "from")
+                return
+        for sentence, path in firewall_rules(entries, values):
+            yield sentence, (group, *path)
+
+
 def certificates_problem(pem: str, strict: bool = False) -> str | None:
     """`strict`: each must be a CA that is still valid. What a machine trusts beside those does no harm."""
     if "PRIVATE KEY" in pem:

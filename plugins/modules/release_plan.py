@@ -24,6 +24,12 @@ options:
     type: list
     elements: path
     default: []
+  held:
+    description: What to do with a release that was rolled back from. C(hold) leaves the one that serves alone and says so, C(deploy) puts
+      it in service again.
+    type: str
+    choices: [hold, deploy]
+    default: hold
   config_changed:
     description: Whether an earlier task has changed such a file; in check mode the host does not show it.
     type: bool
@@ -60,6 +66,14 @@ build:
   description: Whether the release has to be built.
   returned: always
   type: bool
+migrate:
+  description: Whether its code has to be checked and its migrations run.
+  returned: always
+  type: bool
+held:
+  description: Since when, and by whom, the release is held back by a rollback; empty when it is not.
+  returned: always
+  type: str
 activate:
   description: Whether a colour has to be started with it and made the live one.
   returned: always
@@ -84,6 +98,11 @@ import os
 import re
 
 from ansible.module_utils.basic import AnsibleModule
+
+STATE = "/var/lib/redoubt"
+
+NOT_CONTENT = {"version", "run", "config", "probe", "certificate", "migrate", "setup", "hooks", "processes", "kept", "audit", "check_fail_level",
+               "allow_destructive"}
 
 
 def resolve(module: AnsibleModule, app: dict) -> str:
@@ -131,16 +150,17 @@ def main() -> None:
     module = AnsibleModule(supports_check_mode=True, argument_spec={
         "app": {"type": "path", "required": True},
         "config": {"type": "list", "elements": "path", "default": []},
+        "held": {"type": "str", "choices": ["hold", "deploy"], "default": "hold"},
         "config_changed": {"type": "bool", "default": False},
     })
     text = read(module.params["app"])
     if not text and module.check_mode:
-        module.exit_json(changed=False, release="pending", commit="pending", build=True, activate=True, live="", idle="blue",
-                         fingerprint="")
+        module.exit_json(changed=False, release="pending", commit="pending", build=True, migrate=True, activate=True, live="",
+                         idle="blue", fingerprint="", held="")
     app = json.loads(text)
     commit = resolve(module, app)
-    # The version's spelling, how it is probed and where the files of the host lie do not make another release; what is in it does.
-    content = {key: value for key, value in app.items() if key not in ("version", "run", "config", "probe")}
+    # What is in a release makes it another one; how it is named, judged, put in service and kept does not.
+    content = {key: value for key, value in app.items() if key not in NOT_CONTENT}
     inputs = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     release = f"{re.sub('[^A-Za-z0-9.]', '-', commit)[:12]}-{inputs[:8]}"
 
@@ -150,11 +170,19 @@ def main() -> None:
     for path in module.params["config"]:
         digest.update(hashlib.sha256(read(path)).digest())
     serving = read(f"{root}/colours/{live}/fingerprint").decode().strip() if live else ""
+    home = f"{STATE}/{os.path.basename(root)}"
+    rolled_back = json.loads(read(f"{home}/held.json") or "{}")
+    held = module.params["held"] == "hold" and rolled_back.get("release") == release
+    done = f"{home}/releases/{release}"
+    activate = serving != digest.hexdigest() or os.path.exists(f"{home}/activating.json") or (module.check_mode and module.params["config_changed"])
     module.exit_json(
         changed=False, release=release, commit=commit, live=live, idle="green" if live == "blue" else "blue",
-        fingerprint=digest.hexdigest(),
-        build=not os.path.exists(f"{root}/releases/{release}/manifest.json"),
-        activate=serving != digest.hexdigest() or (module.check_mode and module.params["config_changed"]),
+        fingerprint=digest.hexdigest(), held=f"{rolled_back['since']} by {rolled_back['who']}" if held else "",
+        build=not held and not os.path.exists(f"{root}/releases/{release}/manifest.json"),
+        # Where a release was pruned, what was done for it counts no more.
+        migrate=not held and not (os.path.exists(f"{root}/releases/{release}/manifest.json") and os.path.exists(f"{done}/migrate")
+                                  and os.path.exists(f"{home}/setup")),
+        activate=not held and activate,
     )
 
 

@@ -583,6 +583,30 @@ def commands(value, values):
             yield "has a NUL character in it", (index,)
 
 
+@rule("app_hooks")
+def app_hooks(value, values):
+    for moment, hooks in value.items():
+        for sentence, path in commands(hooks if isinstance(hooks, list) else [], values):
+            yield sentence, (moment, *path)
+
+
+@rule("app_audit_waivers")
+def app_audit_waivers(value, values):
+    for index, waiver in enumerate(value):
+        try:
+            datetime.date.fromisoformat(waiver.get("until", "2000-01-01"))
+        except ValueError:
+            yield f"is {waiver['until']!r}, which is no day: write it as 2026-12-31", (index, "until")
+        for key in ("id", "reason"):
+            if not waiver.get(key, "x").strip():
+                yield "is empty", (index, key)
+
+
+@rule("app_audit_service")
+def app_audit_service(value, values):
+    yield from url_problems(value, ("https",))
+
+
 @rule("app_migrate", "app_setup")
 def management_commands(value, values):
     for index, command in enumerate(value):

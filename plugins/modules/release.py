@@ -1,0 +1,125 @@
+#!/usr/bin/python
+# Copyright: Redoubt maintainers
+# MIT License (see LICENSE)
+"""Take one phase of a release on its host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: release
+short_description: Build, migrate, activate, roll back or list the releases of an application
+description:
+  - Runs one phase of the host's own release program, C(/usr/local/lib/redoubt/release), in one call. The program takes the steps of
+    a phase one after the other, holds a lock meanwhile, keeps a journal, and leaves the live release serving when a step fails.
+  - A step that a release has behind it is not taken again, so a run that was cut off goes on where it stopped.
+version_added: "0.1.0"
+options:
+  app:
+    description: The application's C(release.json) on the host.
+    type: path
+    required: true
+  phase:
+    description: What to do. C(list) changes nothing.
+    type: str
+    choices: [build, migrate, activate, rollback, list]
+    required: true
+  release:
+    description: Name of the release, as M(redoubt.django.release_plan) found it; for C(rollback), empty for the one before.
+    type: str
+    default: ""
+  commit:
+    description: Commit of the source, or the version of the package, for C(build).
+    type: str
+    default: ""
+  fingerprint:
+    description: What the colour is started with, for C(activate).
+    type: str
+    default: ""
+  action:
+    description: What the journal calls it.
+    type: str
+    default: deploy
+  who:
+    description: Who is noted in the journal. The action plugin of the same name says the user and machine of the controller.
+    type: str
+    default: ""
+  token:
+    description: What the phases of one run have in common, and no other run has. The action plugin says it.
+    type: str
+    default: ""
+attributes:
+  check_mode:
+    support: full
+    description: Every phase but C(list) says that it would change something; M(redoubt.django.release_plan) says whether there is anything to do.
+  diff_mode:
+    support: none
+    description: A release is not a text.
+author: Redoubt maintainers
+"""
+
+EXAMPLES = r"""
+- name: Build the release
+  redoubt.django.release:
+    app: /etc/notes/release.json
+    phase: build
+    release: 4f1c2d9e8a7b-0d1e2f3a
+    commit: 4f1c2d9e8a7b1122334455667788990011223344
+"""
+
+RETURN = r"""
+notes:
+  description: What somebody should know, though nothing failed.
+  returned: always
+  type: list
+  elements: str
+output:
+  description: The last lines that commands of the phase printed; when a colour did not start, the last lines of its log.
+  returned: always
+  type: list
+  elements: str
+seconds:
+  description: How long each step of the run took.
+  returned: always
+  type: dict
+"""
+
+import json
+import os
+
+from ansible.module_utils.basic import AnsibleModule
+
+PROGRAM = "/usr/local/lib/redoubt/release"
+ARGUMENTS = {"build": ("release", "commit"), "migrate": ("release",), "activate": ("release", "fingerprint"), "rollback": ("release",), "list": ()}
+
+
+def main() -> None:
+    """Run the module."""
+    text = {"type": "str", "default": ""}
+    module = AnsibleModule(supports_check_mode=True, argument_spec={
+        "app": {"type": "path", "required": True},
+        "phase": {"type": "str", "choices": list(ARGUMENTS), "required": True},
+        "release": text, "commit": text, "fingerprint": text, "who": text, "token": text,
+        "action": {"type": "str", "default": "deploy"},
+    })
+    params = module.params
+    phase = params["phase"]
+    if module.check_mode and phase != "list":
+        module.exit_json(changed=True, notes=[], output=[], seconds={})
+    if not os.path.exists(params["app"]):
+        module.fail_json(msg=f"There is no {params['app']} on this host: nothing has been deployed here yet. Run playbooks/site.yml first.")
+    words = [params[name] for name in ARGUMENTS[phase] if params[name] or phase != "rollback"]
+    code, out, err = module.run_command(
+        [PROGRAM, f"--who={params['who']}", f"--token={params['token']}", f"--action={params['action']}", params["app"], phase, *words],
+        cwd="/", encoding="utf-8", errors="replace")
+    try:
+        answer = json.loads(out.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        module.fail_json(msg=f"`release {phase}` ended with {code} and no answer: {(err.strip().splitlines() or ['it printed nothing'])[-1]}", output=err.splitlines()[-60:])
+    answer.setdefault("changed", False)
+    if answer.pop("failed", False):
+        module.fail_json(**answer)
+    module.exit_json(**answer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""Says what a release's code is about to do, before it does it: run by the release's own interpreter, as the database's migrator.
+
+Prints one line of JSON behind `MARK`: the findings of `check --deploy`, model changes without a migration, deprecated calls, and the
+migrations that are not applied with what each does to the tables. Reads only. Knows Django 3.2 and later and nothing of the kit.
+"""
+
+import json
+import re
+import sys
+import warnings
+
+MARK = "redoubt-findings:"
+# What a statement of a migration's own SQL may take away. A guess by words, which is why it only ever stops a deploy.
+TAKES_AWAY = re.compile(r"\b(DROP|TRUNCATE|DELETE\s+FROM|RENAME|ALTER\s+COLUMN\s+\S+\s+(SET\s+DATA\s+)?TYPE|SET\s+NOT\s+NULL)\b", re.IGNORECASE)
+
+
+def statements(sql):
+    """The text of RunSQL's `sql`, which may be a text, or a list of texts and of (text, parameters)."""
+    if isinstance(sql, str):
+        return sql
+    return ";".join(part if isinstance(part, str) else part[0] for part in sql or [])
+
+
+def default_of(field):
+    """Whether the database knows a default, and whether the code does."""
+    from django.db.models import NOT_PROVIDED
+
+    in_database = getattr(field, "db_default", NOT_PROVIDED) is not NOT_PROVIDED
+    return in_database, field.has_default()
+
+
+def column(field):
+    """What the database is told of a field, as far as a migration can narrow it."""
+    from django.db import connection
+
+    return field.db_type(connection), field.null
+
+
+def judge(operation, app, state, new_models):
+    """Return (what the operation takes away, what an older release can no longer do after it); None for nothing."""
+    from django.db import migrations
+
+    name = getattr(operation, "model_name", None) or getattr(operation, "name", "")
+    if (app, name.lower()) in new_models:
+        return None, None
+    model = name + "." if name else ""
+    if isinstance(operation, migrations.CreateModel):
+        new_models.add((app, operation.name.lower()))
+    elif isinstance(operation, migrations.DeleteModel):
+        return ("drops the table of " + operation.name,) * 2
+    elif isinstance(operation, migrations.RemoveField):
+        return ("drops the column " + model + operation.name,) * 2
+    elif isinstance(operation, migrations.RenameModel):
+        return ("renames the table of " + operation.old_name,) * 2
+    elif isinstance(operation, migrations.RenameField):
+        return ("renames the column " + model + operation.old_name,) * 2
+    elif isinstance(operation, migrations.AlterModelTable):
+        return ("renames the table of " + operation.name,) * 2
+    elif isinstance(operation, migrations.AddField):
+        field = operation.field
+        in_database, in_code = default_of(field)
+        if field.many_to_many or field.null or in_database:
+            return None, None
+        if in_code and operation.preserve_default:
+            return None, "adds the column " + model + operation.name + ", which must have a value that older code does not give"
+        return ("adds the column " + model + operation.name + ", NOT NULL without a default",) * 2
+    elif isinstance(operation, migrations.AlterField):
+        before = state.models[app, name.lower()].fields.get(operation.name) if (app, name.lower()) in state.models else None
+        if before is None or before.many_to_many or operation.field.many_to_many:
+            return None, None
+        try:
+            (old_type, old_null), (new_type, new_null) = column(before), column(operation.field)
+        except Exception:  # noqa: BLE001 (a relation whose target the state cannot resolve has no type of its own to compare)
+            old_type = new_type = None
+            old_null, new_null = before.null, operation.field.null
+        if old_null and not new_null:
+            return ("makes the column " + model + operation.name + " NOT NULL",) * 2
+        if old_type != new_type and not widens(old_type, new_type):
+            return ("changes the type of the column " + model + operation.name + " from " + str(old_type) + " to " + str(new_type),) * 2
+    elif isinstance(operation, migrations.RunSQL):
+        found = TAKES_AWAY.search(statements(operation.sql))
+        if found:
+            return ("runs SQL with " + " ".join(found.group(0).upper().split()),) * 2
+    return None, None
+
+
+def widens(old, new):
+    """Whether every value of the old type is one of the new."""
+    pattern = re.compile(r"varchar\((\d+)\)$")
+    before, after = pattern.match(str(old)), pattern.match(str(new))
+    if before:
+        return new == "text" or bool(after and int(after.group(1)) >= int(before.group(1)))
+    return (old, new) in {("smallint", "integer"), ("smallint", "bigint"), ("integer", "bigint")}
+
+
+def operations(migration):
+    """The operations that reach the database: those of SeparateDatabaseAndState's own list instead of itself."""
+    from django.db.migrations import SeparateDatabaseAndState
+
+    for operation in migration.operations:
+        if isinstance(operation, SeparateDatabaseAndState):
+            yield from operation.database_operations
+        else:
+            yield operation
+
+
+def plan():
+    from django.db import connection
+    from django.db.migrations.executor import MigrationExecutor
+
+    executor = MigrationExecutor(connection)
+    applied = set(executor.loader.applied_migrations)
+    known = [f"{app}.{name}" for app, name in sorted(executor.loader.disk_migrations)]
+    found, new_models = [], set()
+    state = executor.loader.project_state(sorted(applied & set(executor.loader.graph.nodes)))
+    for migration, _ in executor.migration_plan(executor.loader.graph.leaf_nodes()):
+        entry = {"name": f"{migration.app_label}.{migration.name}", "operations": [], "takes_away": [], "breaks_older": []}
+        for operation in operations(migration):
+            entry["operations"].append(operation.describe())
+            takes_away, breaks_older = judge(operation, migration.app_label, state, new_models)
+            entry["takes_away"] += [takes_away] if takes_away else []
+            entry["breaks_older"] += [breaks_older] if breaks_older else []
+        state = migration.mutate_state(state, preserve=False)
+        found.append(entry)
+    return {"plan": found, "known": known, "first": not applied}
+
+
+def drift():
+    from django.apps import apps
+    from django.db.migrations.autodetector import MigrationAutodetector
+    from django.db.migrations.loader import MigrationLoader
+    from django.db.migrations.questioner import NonInteractiveMigrationQuestioner
+    from django.db.migrations.state import ProjectState
+
+    loader = MigrationLoader(None, ignore_no_migrations=True)
+    questioner = NonInteractiveMigrationQuestioner(specified_apps=set(), dry_run=True)
+    changes = MigrationAutodetector(loader.project_state(), ProjectState.from_apps(apps), questioner).changes(graph=loader.graph)
+    return [f"{app}: {operation.describe()}" for app in sorted(changes) for each in changes[app] for operation in each.operations]
+
+
+def checks():
+    from django.core import checks as framework
+
+    levels = {framework.DEBUG: "DEBUG", framework.INFO: "INFO", framework.WARNING: "WARNING", framework.ERROR: "ERROR", framework.CRITICAL: "CRITICAL"}
+    return [
+        {"level": levels.get(message.level, str(message.level)), "number": message.level, "id": message.id or "", "text": " ".join(str(message.msg).split())}
+        for message in framework.run_checks(include_deployment_checks=True)
+        if not message.is_silenced()
+    ]
+
+
+def part(findings, name, function):
+    """What one part finds; where it breaks, why, so that the others are still told."""
+    try:
+        findings[name] = function()
+    except Exception as error:  # noqa: BLE001 (it is somebody else's code)
+        findings[name] = None
+        findings.setdefault("broken", {})[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+
+
+def main():
+    sys.path.insert(0, "")
+    findings = {}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.resetwarnings()
+        warnings.simplefilter("ignore")
+        # Subclasses of these are what Django calls RemovedInDjango61Warning and the like.
+        warnings.simplefilter("always", DeprecationWarning)
+        warnings.simplefilter("always", PendingDeprecationWarning)
+        import django
+
+        django.setup()
+        part(findings, "checks", checks)
+        part(findings, "drift", drift)
+        part(findings, "plan", plan)
+    texts = {f"{' '.join(str(warning.message).split())[:200]} ({warning.filename.rpartition('site-packages/')[2]})" for warning in caught}
+    findings["deprecations"] = sorted(texts)
+    findings["django"] = django.get_version()
+    print("\n" + MARK + json.dumps(findings), flush=True)
+
+
+if __name__ == "__main__":
+    main()

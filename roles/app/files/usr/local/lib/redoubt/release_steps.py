@@ -205,11 +205,46 @@ def install(app: dict, release: Path) -> None:
                 copies = release / "requirements"
                 copies.mkdir(exist_ok=True)
                 scratch = without_indexes(scratch, {}, copies, folder)
-            run(*pip, "--requirement", scratch, cwd=folder, env=env)
+            wanted = [*pip, "--requirement", scratch]
+            if reuse(app, venv, [*wanted, *app["extra"]], folder, env):
+                return
+            run(*wanted, cwd=folder, env=env)
 
     if app["extra"]:
         run(*pip, *app["extra"], env=env)
     add_gunicorn(pip, release, env)
+
+
+def reuse(app: dict, venv: Path, wanted: list[str | Path], folder: Path, env: dict[str, str]) -> bool:
+    """Copy the live release's environment when an installation would come to the very same packages; say whether it did.
+
+    What would be installed is resolved anew each time, so that a project without pins gets its updates.
+    """
+    source = Path(app["root"], "live/release/venv").resolve()
+    if not source.exists() or (source / "bin/python").resolve() != (venv / "bin/python").resolve():
+        return False
+    answer = subprocess.run([str(word) for word in [*wanted, "--dry-run"] if word != "--quiet"], cwd=folder, env={**os.environ, **env},
+                            capture_output=True, text=True, check=False)
+    resolved = {line[3:] for line in answer.stderr.splitlines() if line.startswith(" + ")}
+    listing = subprocess.run([UV, "pip", "list", "--no-config", "--format=json", f"--python={source}"], env={**os.environ, **env}, capture_output=True, check=True)
+    present = {f"{row['name']}=={row['version']}" for row in json.loads(listing.stdout)}
+    # The one thing that the kit itself may have added.
+    ours = set(re.findall(r"^\S+==[^\s;\\]+", (TOOLS / "gunicorn.txt").read_text(), re.MULTILINE))
+    gunicorn = {name for name in present if name.startswith("gunicorn==")}
+    # A package from a path or an address shows it, and is not the same only because its version is.
+    if answer.returncode or not gunicorn or not resolved <= present or not present - resolved <= ours:
+        return False
+    old, new = os.fsencode(source), os.fsencode(venv)
+    if any(old in path.read_bytes() for pattern in ("*.pth", "*.dist-info/direct_url.json") for path in source.glob(f"lib/python3*/site-packages/{pattern}")):
+        return False
+    shutil.rmtree(venv)
+    run("cp", "--archive", "--no-preserve=ownership", "--reflink=auto", source, venv)
+    for path in (venv / "bin").iterdir():
+        if not path.is_symlink() and old in (text := path.read_bytes()):
+            path.chmod(0o755)
+            path.write_bytes(text.replace(old, new))
+    print(f"packages: the same as those of {source.parent.name}", flush=True)
+    return True
 
 
 def add_gunicorn(pip: list[str | Path], release: Path, env: dict[str, str]) -> None:

@@ -123,13 +123,20 @@ class Lab:
 
     def playbook(self, *arguments: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
         """Run ansible-playbook in the lab as `make demo` does."""
+        process = self.start(*arguments, **environment)
+        output, error = process.communicate()
+        done = subprocess.CompletedProcess(process.args, process.returncode, output, error)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen:
+        """The same without waiting, in a process group of its own."""
         command = [str(Path(sys.executable).with_name("ansible-playbook")), *self.arguments, *arguments]
         # What a test changes is not among the changes that a scenario compares.
         inherited = {name: value for name, value in os.environ.items() if name != "ANSIBLE_CALLBACKS_ENABLED"}
         environment = {**inherited, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0", **environment}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        assert not check or done.returncode == 0, done.stdout + done.stderr
-        return done
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                text=True, start_new_session=True)
 
 
 class LabAdapter(HTTPAdapter):

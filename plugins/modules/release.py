@@ -19,9 +19,9 @@ options:
     type: path
     required: true
   phase:
-    description: What to do. C(list) changes nothing.
+    description: What to do. C(end) lets the next run come, whatever became of this one, and like C(list) changes nothing.
     type: str
-    choices: [build, migrate, activate, rollback, list]
+    choices: [build, migrate, activate, rollback, end, list]
     required: true
   release:
     description: Name of the release, as M(redoubt.django.release_plan) found it; for C(rollback), empty for the one before.
@@ -40,11 +40,11 @@ options:
     type: str
     default: deploy
   who:
-    description: Who is noted in the journal. The action plugin of the same name says the user and machine of the controller.
+    description: Who is noted in the journal.
     type: str
     default: ""
   token:
-    description: What the phases of one run have in common, and no other run has. The action plugin says it.
+    description: What the phases of one run have in common, and no other run has.
     type: str
     default: ""
 attributes:
@@ -89,7 +89,7 @@ import os
 from ansible.module_utils.basic import AnsibleModule
 
 PROGRAM = "/usr/local/lib/redoubt/release"
-ARGUMENTS = {"build": ("release", "commit"), "migrate": ("release",), "activate": ("release", "fingerprint"), "rollback": ("release",), "list": ()}
+ARGUMENTS = {"build": ("release", "commit"), "migrate": ("release",), "activate": ("release", "fingerprint"), "rollback": ("release",), "end": (), "list": ()}
 
 
 def main() -> None:
@@ -104,13 +104,15 @@ def main() -> None:
     params = module.params
     phase = params["phase"]
     if module.check_mode and phase != "list":
-        module.exit_json(changed=True, notes=[], output=[], seconds={})
+        module.exit_json(changed=phase != "end", notes=[], output=[], seconds={})
     if not os.path.exists(params["app"]):
         module.fail_json(msg=f"There is no {params['app']} on this host: nothing has been deployed here yet. Run playbooks/site.yml first.")
     words = [params[name] for name in ARGUMENTS[phase] if params[name] or phase != "rollback"]
     code, out, err = module.run_command(
         [PROGRAM, f"--who={params['who']}", f"--token={params['token']}", f"--action={params['action']}", params["app"], phase, *words],
         cwd="/", encoding="utf-8", errors="replace")
+    if phase == "end":
+        module.exit_json(changed=False)
     try:
         answer = json.loads(out.strip().splitlines()[-1])
     except (ValueError, IndexError):

@@ -107,3 +107,27 @@ def releases(lab, source):
     done = lab.playbook("playbooks/deploy.yml")
     assert done.returncode == 0
     assert lab.playbook("playbooks/deploy.yml").stdout.count("changed=0") == 1
+
+
+# --- Tables: what a drill measured, printed at the end and kept beside the code, not in it -------------------------------
+
+TABLES: dict[str, list[dict]] = {}
+
+
+@pytest.fixture
+def table():
+    """Add a row of figures to the table of a drill."""
+    return lambda name, row: TABLES.setdefault(name, []).append(row)
+
+
+def pytest_terminal_summary(terminalreporter):
+    folder = Path(__file__).resolve().parents[2] / "drill"
+    for name, rows in TABLES.items():
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.json").write_text(json.dumps(rows, indent=2) + "\n")
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        lines = [columns, *([str(row.get(column, "")) for column in columns] for row in rows)]
+        widths = [max(len(line[number]) for line in lines) for number in range(len(columns))]
+        terminalreporter.write_sep("-", name)
+        for line in lines:
+            terminalreporter.write_line("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))

@@ -37,6 +37,20 @@ class Migration(migrations.Migration):
 MODEL = "\n\nclass Drill(models.Model):\n    id = models.BigAutoField(primary_key=True)\n"
 
 
+def deploy_after_a_minute(releases):
+    """Deploy until nobody is in the way; the minute that a dead run is waited for is taken as passed."""
+    for _ in range(10):
+        done = releases.deploy("drill")
+        if "is deploying" in releases.told(done):
+            time.sleep(2)
+        elif "takes over in" in releases.told(done):
+            path = f"/var/lib/redoubt/{releases.name}/claim.json"
+            releases.host.run(f"sed -i -E 's/\"at\": [0-9.]+/\"at\": 0/' {path}")
+        else:
+            break
+    return done
+
+
 @pytest.fixture
 def unharmed(releases, https, lab):
     """Whatever the test does: the release that was live is, at the end, and answers."""
@@ -112,12 +126,7 @@ def test_killed_controller_leaves_the_old_release_and_the_next_run_goes_on(relea
     if step != "probe":
         time.sleep(8)
         assert releases.live == old
-    done = releases.deploy("drill")
-    if done.returncode:
-        assert "the next run takes over in" in releases.told(done) or "is deploying" in releases.told(done)
-        path = f"/var/lib/redoubt/{releases.name}/claim.json"
-        releases.host.check_output(f"sed -i -E 's/\"at\": [0-9.]+/\"at\": 0/' {path}")
-        done = releases.deploy("drill")
+    done = deploy_after_a_minute(releases)
     assert done.returncode == 0, done.stdout
     assert releases.commit == commit
 
@@ -128,14 +137,11 @@ def test_killed_release_program_is_repaired_by_the_next_run(releases, source, ht
     commit = source.commit(settings=f"SESSION_COOKIE_AGE = {time.time_ns() // 10**9}")
     run = releases.start("drill")
     releases.wait_for_step("drain")
-    releases.host.run("pkill -KILL -f redoubt/release")
+    releases.host.run("pkill -KILL -f '[r]edoubt/release '")
     run.communicate(timeout=60)
     assert run.returncode == 2
     assert https.get(url, timeout=20).status_code == 200
-    done = releases.deploy("drill")
-    if "takes over in" in releases.told(done):
-        releases.host.check_output(f"sed -i -E 's/\"at\": [0-9.]+/\"at\": 0/' /var/lib/redoubt/{releases.name}/claim.json")
-        done = releases.deploy("drill")
+    done = deploy_after_a_minute(releases)
     assert done.returncode == 0, done.stdout
     assert releases.commit == commit and https.get(url, timeout=20).status_code == 200
     assert any(entry["result"] == "cut off" for entry in releases.journal)
@@ -165,6 +171,11 @@ def test_migration_that_takes_away_stops_and_a_rollback_over_it_too(releases, so
     assert done.returncode == 2
     assert "cannot run on the tables as they are now: notes.0006_drill_remove drops the column drill.word" in releases.told(done)
     assert releases.commit == second
+    # The same code by way of a deploy.
+    done = releases.deploy(first)
+    assert done.returncode == 2 and "notes.0006_drill_remove drops the column drill.word" in releases.told(done)
+    assert releases.commit == second
+    releases.forget_migrations()
 
 
 @pytest.mark.slow

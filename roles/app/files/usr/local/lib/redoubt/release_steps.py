@@ -492,5 +492,10 @@ def prune(app: dict, keep: int) -> None:
     held = {path.resolve() for path in Path(app["root"], "colours").glob("*/release")}
     kept = served(app)[:keep]
     for path in base.iterdir():
-        if path not in kept and path.resolve() not in held:
-            shutil.rmtree(path)
+        if path not in kept and path.resolve() not in held and not path.name.startswith("."):
+            path.rename(path.with_name(f".{path.name}"))
+    # Thousands of files, and nobody waits for it; what a power cut leaves goes with the next.
+    gone = list(base.glob(".*"))
+    if gone:
+        subprocess.Popen(["nice", "rm", "-rf", "--", *gone], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                         start_new_session=True)

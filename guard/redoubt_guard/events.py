@@ -10,6 +10,7 @@ Every value but `v` is a string or null. A string is printable ASCII, escaped as
 
 from __future__ import annotations
 
+import collections
 import functools
 import hashlib
 import hmac
@@ -100,34 +101,53 @@ class Journal:
     """Where events go: the journal's own datagram socket, or standard error on a machine without one.
 
     What a project prints reaches the journal over another way (`_TRANSPORT=stdout`) and under its unit's own identifier, so nothing
-    printed can pass for an event. Sending never waits: an event that the journal cannot take at once is counted as lost, and the
-    count is the next event (`events_lost`).
+    printed can pass for an event. Sending never waits: what the journal cannot take at once is sent with the next event or at the end
+    of the next request. Beyond WAITING of them the oldest are lost, and how many is an event too (`events_lost`).
     """
+
+    WAITING = 256
 
     def __init__(self, identifier: str, path: str = "/run/systemd/journal/socket") -> None:
         self.identifier = identifier
         self.path = path
         self.lost = 0
+        self._waiting: collections.deque[tuple[str, int]] = collections.deque()
         self._complained = False
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
 
     def send(self, text: str, severity: int) -> None:
         """File one line. `severity` is a syslog level, 0 to 7. Never raises, never waits."""
-        try:
-            with self._lock:
-                lost = self.lost
-                if lost:
-                    self._transmit(line("events_lost", ip=None, user=None, target=None, detail=str(lost), method=None, path=None, request=None), 4)
+        with self._lock:
+            self._waiting.append((text, severity))
+            if len(self._waiting) > self.WAITING:
+                self._waiting.popleft()
+                self.lost += 1
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what is waiting, as far as the journal takes it. Never raises, never waits."""
+        if not self._waiting:
+            return
+        with self._lock:
+            try:
+                if self.lost:
+                    count = line("events_lost", ip=None, user=None, target=None, detail=self.lost, method=None, path=None, request=None)
+                    self._transmit(count, SEVERITIES["events_lost"])
                     self.lost = 0
-                self._transmit(text, severity)
-        except (FileNotFoundError, ConnectionRefusedError, PermissionError):
-            self._print(f"<{severity}>{self.identifier}: {text}")
-        except Exception as error:
-            self.lost += 1
-            if not self._complained:
-                self._complained = True
-                self._print(f"<4>{self.identifier}: security events are being lost: {type(error).__name__}: {error}")
+                while self._waiting:
+                    self._transmit(*self._waiting[0])
+                    self._waiting.popleft()
+            except BlockingIOError:
+                self._complain("the journal is busy; they wait")
+            except (FileNotFoundError, ConnectionRefusedError, PermissionError):
+                while self._waiting:
+                    text, severity = self._waiting.popleft()
+                    self._print(f"<{severity}>{self.identifier}: {text}")
+            except Exception as error:
+                self._waiting.popleft()
+                self.lost += 1
+                self._complain(f"{type(error).__name__}: {error}")
 
     def _transmit(self, text: str, severity: int) -> None:
         if self._socket is None:
@@ -137,13 +157,20 @@ class Journal:
         fields = {"MESSAGE": text, "PRIORITY": severity, "SYSLOG_IDENTIFIER": self.identifier, "SYSLOG_FACILITY": 10}
         self._socket.sendto("".join(f"{key}={value}\n" for key, value in fields.items()).encode("ascii"), self.path)
 
+    def _complain(self, why: str) -> None:
+        """Once a process: events do not reach the journal as they should."""
+        if not self._complained:
+            self._complained = True
+            self._print(f"<4>{self.identifier}: security events cannot be sent: {why}")
+
     @staticmethod
     def _print(text: str) -> None:
         try:
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
-        except Exception:  # noqa: S110  there is nowhere left to say it
-            pass
+        except Exception:
+            # There is nowhere left to say it.
+            return
 
 
 journal = Journal("django-security")

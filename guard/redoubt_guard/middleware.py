@@ -73,6 +73,7 @@ class GuardMiddleware:
             events.emit("permission_denied", user=_name(request))
         if request.method == "POST" and 300 <= response.status_code < 400 and on_view(request, "PasswordResetView"):
             events.emit("password_reset_requested")
+        events.journal.flush()
 
 
 def on_view(request: Any, *names: str) -> bool:

@@ -83,9 +83,13 @@ class Counter:
         """Count one failure."""
         window = self._windows(now)[0]
         names = [f"{window}:{slot}" for slot in range(1, SLOTS + 1)]
-        taken = cache.get_many(names)
-        for name in names:
-            if name not in taken and cache.add(name, now, 2 * WINDOW):
+        # Somebody else may be quicker with the number that was free; then it is the next one.
+        for _ in range(2 * SLOTS):
+            taken = cache.get_many(names)
+            free = next((name for name in names if name not in taken), None)
+            if free is None:
+                break
+            if cache.add(free, now, 2 * WINDOW):
                 return
         cache.set(names[-1], now, 2 * WINDOW)
 
@@ -304,7 +308,10 @@ def active() -> bool:
 
 
 class ThrottleBackend:
-    """The first authentication backend. It knows nobody: it lets an attempt go on to the next one, or refuses it."""
+    """The first authentication backend. It knows nobody: it lets an attempt go on to the next one, or refuses it.
+
+    Without a `get_user`, so that nobody mistakes it for the backend of a session (the test client's force_login looks for that).
+    """
 
     def authenticate(self, request: Any, **credentials: Any) -> None:
         """Returns None, or raises PermissionDenied, which ends the login for all backends."""
@@ -317,11 +324,3 @@ class ThrottleBackend:
         from asgiref.sync import sync_to_async
 
         await sync_to_async(self.authenticate)(request, **credentials)
-
-    def get_user(self, user_id: Any) -> None:
-        """Nobody is logged in by this backend."""
-        return
-
-    async def aget_user(self, user_id: Any) -> None:
-        """The same, asynchronously."""
-        return

@@ -2,10 +2,12 @@
 
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,6 @@ PROJECTS = HERE / "projects"
 STRONG = "0123456789abcdefghijklmnopqrstuvwxyz-0123456789-ABCDEFGH"
 
 _scratch = tempfile.TemporaryDirectory(prefix="redoubt-guard-")
-# Cheap hashing is not the guard's business here; the throttle's window must not end while a test runs.
 os.environ.update(
     DJANGO_SETTINGS_MODULE="redoubt_guard.settings",
     REDOUBT_SETTINGS_MODULE="full.settings",
@@ -35,6 +36,11 @@ def pytest_configure(config):
     django.setup()
     from django.core.management import call_command
 
+    # As with PostgreSQL, somebody who reads does not keep others from writing.
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA journal_mode=WAL")
     call_command("migrate", verbosity=0)
     call_command("createcachetable", "redoubt_guard_cache", verbosity=0)
 
@@ -47,24 +53,45 @@ def pytest_unconfigure(config):
 
 
 class FakeJournal:
-    """The receiving end of the journal's native protocol."""
+    """The receiving end of the journal's native protocol. Some kernels queue no more than ten datagrams, so somebody must read."""
 
     def __init__(self, path):
         self.path = str(path)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(self.path)
         self.socket.setblocking(False)
+        self.found = []
+        self.lock = threading.Lock()
+        self.open = True
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self):
+        while self.open:
+            select.select([self.socket], [], [], 0.05)
+            with self.lock:
+                self._read()
+
+    def _read(self):
+        try:
+            while True:
+                data = self.socket.recv(65536)
+                assert data.endswith(b"\n")
+                self.found.append(dict(part.split("=", 1) for part in data.decode("ascii")[:-1].split("\n")))
+        except BlockingIOError:
+            return
+
+    def close(self):
+        self.open = False
+        self.thread.join()
+        self.socket.close()
 
     def entries(self):
         """The fields of every datagram since the last call."""
-        found = []
-        while True:
-            try:
-                data = self.socket.recv(65536)
-            except BlockingIOError:
-                return found
-            assert data.endswith(b"\n")
-            found.append(dict(part.split("=", 1) for part in data.decode("ascii")[:-1].split("\n")))
+        with self.lock:
+            self._read()
+            found, self.found = self.found, []
+        return found
 
     def events(self):
         """The events since the last call, in order."""
@@ -81,7 +108,7 @@ def journal(tmp_path, monkeypatch):
     fake = FakeJournal(tmp_path / "journal")
     monkeypatch.setattr(events, "journal", events.Journal("full-security", fake.path))
     yield fake
-    fake.socket.close()
+    fake.close()
 
 
 @pytest.fixture

@@ -178,24 +178,43 @@ def test_without_a_journal_it_is_standard_error(tmp_path, capsys):
     assert capsys.readouterr().err == "<6>shop-security: {}\n"
 
 
-def test_a_full_journal_does_not_hold_a_request(tmp_path, capsys, journal):
-    """Nobody reads: the kernel's queue fills, what does not fit is lost, counted and told once; afterwards the count is an event."""
+def test_a_busy_journal_does_not_hold_a_request(tmp_path, capsys, journal):
+    """Nobody reads: the kernel's queue fills, what does not fit waits, what cannot wait is lost, counted and told."""
     log = Journal("shop-security", journal.path)
-    for _ in range(1000):
-        log.send("x" * 1000, 4)
-    assert log.lost > 0
-    lost, sent = log.lost, len(journal.entries())
-    assert lost + sent == 1000
-    assert capsys.readouterr().err.count("security events are being lost: BlockingIOError") == 1
-    log.send("{}", 4)
-    told, last = journal.entries()
-    assert json.loads(told["MESSAGE"])["event"] == "events_lost"
-    assert json.loads(told["MESSAGE"])["detail"] == str(lost)
-    assert told["PRIORITY"] == "4"
-    assert last["MESSAGE"] == "{}"
+    with journal.lock:
+        for number in range(1000):
+            log.send(str(number), 4)
+        assert log.lost > 0
+        assert len(log._waiting) == log.WAITING == 256
+    assert capsys.readouterr().err == "<4>shop-security: security events cannot be sent: the journal is busy; they wait\n"
+    lost, found = log.lost, []
+    while log._waiting:
+        found += journal.entries()
+        log.flush()
+    found += journal.entries()
+    messages = [entry["MESSAGE"] for entry in found]
+    told = next(message for message in messages if "events_lost" in message)
+    assert json.loads(told)["detail"] == str(lost)
+    assert found[messages.index(told)]["PRIORITY"] == "4"
+    assert messages.index(told) == 1000 - lost - 256
+    messages.remove(told)
+    assert messages == [str(number) for number in (*range(1000 - lost - 256), *range(1000 - 256, 1000))]
     assert log.lost == 0
     log.send("{}", 4)
     assert len(journal.entries()) == 1
+
+
+def test_a_line_that_cannot_be_sent_at_all_is_lost_and_told(journal, capsys):
+    log = Journal("shop-security", journal.path)
+    log.send("x" * 10_000_000, 4)
+    log.send("y" * 10_000_000, 4)
+    assert log.lost == 1
+    assert [json.loads(entry["MESSAGE"])["detail"] for entry in journal.entries()] == ["1"]
+    assert capsys.readouterr().err.count("security events cannot be sent: OSError") == 1
+    log.send("{}", 6)
+    told, last = journal.entries()
+    assert json.loads(told["MESSAGE"])["detail"] == "1"
+    assert (last["MESSAGE"], last["PRIORITY"]) == ("{}", "6")
 
 
 def test_nothing_left_to_write_to(tmp_path, monkeypatch):

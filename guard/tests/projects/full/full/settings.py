@@ -46,6 +46,8 @@ DATABASES = {
         "PASSWORD": "a-secret-database-password",
     }
 }
+# Argon2, so the guard leaves it first; cheap, so that many logins can be tried.
+PASSWORD_HASHERS = ["full.hashers.CheapArgon2PasswordHasher", "django.contrib.auth.hashers.PBKDF2PasswordHasher"]
 MEDIA_ROOT = os.environ.get("FULL_MEDIA", "")
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
@@ -58,7 +60,7 @@ DATA_UPLOAD_MAX_NUMBER_FIELDS = None
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": True,
-    "handlers": {"file": {"class": "logging.FileHandler", "filename": "/nowhere/at/all/django.log"}},
+    "handlers": {"file": {"class": "logging.FileHandler", "filename": os.environ.get("FULL_LOG", "/nowhere/at/all/django.log")}},
     "root": {"handlers": ["file"], "level": "INFO"},
     "loggers": {"django.security.csrf": {"level": "CRITICAL", "handlers": [], "propagate": False}},
 }

@@ -85,7 +85,16 @@ def line(event: str, *, ip: str | None, user: Any, target: Any, detail: Any, met
     """The line of one event, without an end of line. Raises KeyError for an event that is not in SEVERITIES."""
     if event not in SEVERITIES:
         raise KeyError(event)
-    values = {"ip": ip, "event": event, "user": user, "target": target, "detail": detail, "method": method, "path": path, "request": request}
+    values = {
+        "ip": ip,
+        "event": event,
+        "user": user,
+        "target": target,
+        "detail": detail,
+        "method": method,
+        "path": path,
+        "request": request,
+    }
     return f'{{"v": {VERSION}, ' + ", ".join(f'"{key}": {written(value)}' for key, value in values.items()) + "}"
 
 

@@ -290,7 +290,13 @@ def password_validators(settings: Settings, config: Config) -> list[Change]:
 
 _HASHERS = "django.contrib.auth.hashers."
 # Good enough to check an old password with, never to store a new one.
-_WEAK_HASHERS = ("MD5PasswordHasher", "SHA1PasswordHasher", "CryptPasswordHasher", "UnsaltedMD5PasswordHasher", "UnsaltedSHA1PasswordHasher")
+_WEAK_HASHERS = (
+    "MD5PasswordHasher",
+    "SHA1PasswordHasher",
+    "CryptPasswordHasher",
+    "UnsaltedMD5PasswordHasher",
+    "UnsaltedSHA1PasswordHasher",
+)
 
 
 def password_hashers(settings: Settings, config: Config) -> list[Change]:
@@ -301,7 +307,9 @@ def password_hashers(settings: Settings, config: Config) -> list[Change]:
     first = str(current[0]).rpartition(".")[2] if current else ""
     if importlib.util.find_spec("argon2"):
         best = None if "Argon2" in first else _HASHERS + "Argon2PasswordHasher"
-        breaks = "A password is stored anew at its next use, and the account's other sessions end then. Keep Argon2 in the project's own list."
+        breaks = (
+            "A password is stored anew at its next use, and the account's other sessions end then. Keep Argon2 in the project's own list."
+        )
     else:
         strong = [name for name in current if str(name).rpartition(".")[2] not in _WEAK_HASHERS]
         best = (strong or [_HASHERS + "PBKDF2PasswordHasher"])[0] if not first or first in _WEAK_HASHERS else None
@@ -414,7 +422,9 @@ def throttle(settings: Settings, config: Config) -> list[Change]:
     if caches.get(CACHE_ALIAS) != cache:
         changes.append(Change("CACHES", {**caches, CACHE_ALIAS: cache}))
     if BACKEND not in backends:
-        changes.append(Change("AUTHENTICATION_BACKENDS", [BACKEND, *backends], "User.objects.with_perm() must be told the backend by name."))
+        changes.append(
+            Change("AUTHENTICATION_BACKENDS", [BACKEND, *backends], "User.objects.with_perm() must be told the backend by name.")
+        )
     return changes
 
 
@@ -481,9 +491,7 @@ OVERRIDES = (
     Override("secret_key_fallbacks", 4, secret_key_fallbacks, ("SECRET_KEY_FALLBACKS",)),
     Override("proxy_ssl_header", 5, proxy_ssl_header, ("SECURE_PROXY_SSL_HEADER",)),
     Override("nginx_checks", 6, nginx_checks, ("SILENCED_SYSTEM_CHECKS",), ("security.W004", "security.W008")),
-    Override(
-        "session_cookie", 7, session_cookie, ("SESSION_COOKIE_SECURE", "SESSION_COOKIE_HTTPONLY"), ("security.W012", "security.W015")
-    ),
+    Override("session_cookie", 7, session_cookie, ("SESSION_COOKIE_SECURE", "SESSION_COOKIE_HTTPONLY"), ("security.W012", "security.W015")),
     Override("session_age", 8, session_age, ("SESSION_COOKIE_AGE",)),
     Override("csrf_cookie", 9, csrf_cookie, ("CSRF_COOKIE_SECURE",), ("security.W016",)),
     Override("samesite", 10, samesite, ("SESSION_COOKIE_SAMESITE", "CSRF_COOKIE_SAMESITE")),

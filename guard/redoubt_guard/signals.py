@@ -177,7 +177,9 @@ def deleted_user(sender: Any, instance: Any, using: str = "default", **kwargs: A
 
 
 @events.harmless
-def rights_changed(sender: Any, instance: Any, action: str, reverse: bool, pk_set: Any, model: Any, using: str = "default", **kwargs: Any) -> None:
+def rights_changed(
+    sender: Any, instance: Any, action: str, reverse: bool, pk_set: Any, model: Any, using: str = "default", **kwargs: Any
+) -> None:
     """Groups of an account, or permissions of an account or a group, were given or taken away."""
     verb = {"post_add": "added", "post_remove": "removed", "pre_clear": "cleared"}.get(action)
     if verb is None or (pk_set is not None and not pk_set):

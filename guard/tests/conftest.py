@@ -160,4 +160,6 @@ def environment(project, **env):
 def python(project, code, **env):
     """Run `code` in a process of a project; returns the finished process, its output as text."""
     command = [sys.executable, "-c", code] if isinstance(code, str) else [sys.executable, *code]
-    return subprocess.run(command, cwd=PROJECTS / project, env=environment(project, **env), capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, cwd=PROJECTS / project, env=environment(project, **env), capture_output=True, text=True, timeout=120, check=False
+    )

@@ -26,7 +26,15 @@ def test_defaults_and_given_values():
     config = read()
     assert (config.mode, config.stage, config.app, config.domains) == ("enforce", "worker", "django", ("example.test",))
     config = read(
-        {**GOOD, "app": "shop", "mode": "report", "skip": ["debug", "events"], "trusted_proxies": ["192.0.2.0/24", "::1"], "redis": "unix:///r", "throttle_cap": 60},
+        {
+            **GOOD,
+            "app": "shop",
+            "mode": "report",
+            "skip": ["debug", "events"],
+            "trusted_proxies": ["192.0.2.0/24", "::1"],
+            "redis": "unix:///r",
+            "throttle_cap": 60,
+        },
         REDOUBT_STAGE="web",
         REDOUBT_SECRET_KEY_FALLBACKS='["old"]',
     )

@@ -31,7 +31,10 @@ anything = st.one_of(
 
 
 def test_the_documented_line():
-    text = line("login_failed", **{**NOBODY, "ip": "203.0.113.9", "method": "POST", "path": "/login/", "target": "unknown:1f8a90ce27d3", "request": "b64d"})
+    text = line(
+        "login_failed",
+        **{**NOBODY, "ip": "203.0.113.9", "method": "POST", "path": "/login/", "target": "unknown:1f8a90ce27d3", "request": "b64d"},
+    )
     assert text == (
         '{"v": 1, "ip": "203.0.113.9", "event": "login_failed", "user": null, "target": "unknown:1f8a90ce27d3", "detail": null, '
         '"method": "POST", "path": "/login/", "request": "b64d"}'
@@ -135,7 +138,17 @@ def test_an_event_of_a_request(journal):
     events.emit("logout", user="alice", target="t", detail="d")
     client.leave(token)
     assert journal.events() == [
-        {"v": 1, "ip": "203.0.113.9", "event": "logout", "user": "alice", "target": "t", "detail": "d", "method": "POST", "path": "/a", "request": "r1"}
+        {
+            "v": 1,
+            "ip": "203.0.113.9",
+            "event": "logout",
+            "user": "alice",
+            "target": "t",
+            "detail": "d",
+            "method": "POST",
+            "path": "/a",
+            "request": "r1",
+        }
     ]
     assert visit.events == {"logout"}
 

@@ -50,7 +50,11 @@ def test_debug():
     assert changed("debug", {"DEBUG": True, "DEBUG_PROPAGATE_EXCEPTIONS": True}) == {"DEBUG": False, "DEBUG_PROPAGATE_EXCEPTIONS": False}
     engines = [{"BACKEND": "a", "OPTIONS": {"debug": True, "x": 1}}, {"BACKEND": "b"}, {"BACKEND": "c", "OPTIONS": {"debug": False}}]
     assert changed("debug", {"TEMPLATES": engines}) == {
-        "TEMPLATES": [{"BACKEND": "a", "OPTIONS": {"debug": False, "x": 1}}, {"BACKEND": "b"}, {"BACKEND": "c", "OPTIONS": {"debug": False}}]
+        "TEMPLATES": [
+            {"BACKEND": "a", "OPTIONS": {"debug": False, "x": 1}},
+            {"BACKEND": "b"},
+            {"BACKEND": "c", "OPTIONS": {"debug": False}},
+        ]
     }
     assert changed("debug", {"TEMPLATES": engines[1:]}) == {}
     assert told("debug", {"DEBUG": True}) == [
@@ -116,9 +120,9 @@ def test_secret_keys():
     assert changed("secret_key", {"SECRET_KEY_FALLBACKS": [STRONG]}) == {}
     assert told("secret_key", {"SECRET_KEY_FALLBACKS": ["weak"]}) == ["Sessions and links signed with the weak old keys end."]
     assert changed("secret_key_fallbacks", {}) == {}
-    assert changed("secret_key_fallbacks", {"SECRET_KEY": "now", "SECRET_KEY_FALLBACKS": ["a"]}, secret_key_fallbacks=("a", "b", "now")) == {
-        "SECRET_KEY_FALLBACKS": ["a", "b"]
-    }
+    assert changed(
+        "secret_key_fallbacks", {"SECRET_KEY": "now", "SECRET_KEY_FALLBACKS": ["a"]}, secret_key_fallbacks=("a", "b", "now")
+    ) == {"SECRET_KEY_FALLBACKS": ["a", "b"]}
     assert changed("secret_key_fallbacks", {"SECRET_KEY_FALLBACKS": ["a"]}, secret_key_fallbacks=("a",)) == {}
 
 
@@ -142,7 +146,10 @@ def test_nginx_checks():
 def test_cookies():
     assert changed("session_cookie", {}) == {"SESSION_COOKIE_SECURE": True}
     assert changed("session_cookie", {"SESSION_COOKIE_SECURE": True, "SESSION_COOKIE_HTTPONLY": False}) == {"SESSION_COOKIE_HTTPONLY": True}
-    assert told("session_cookie", {"SESSION_COOKIE_HTTPONLY": False}) == ["", "Scripts of the pages cannot read the session cookie any more."]
+    assert told("session_cookie", {"SESSION_COOKIE_HTTPONLY": False}) == [
+        "",
+        "Scripts of the pages cannot read the session cookie any more.",
+    ]
     assert changed("csrf_cookie", {}) == {"CSRF_COOKIE_SECURE": True}
     assert changed("csrf_cookie", {"CSRF_COOKIE_SECURE": True}) == {}
 
@@ -180,7 +187,9 @@ def test_middleware():
         "MIDDLEWARE": [security, "a"],
         "SECURE_CROSS_ORIGIN_OPENER_POLICY": "same-origin-allow-popups",
     }
-    assert changed("security_middleware", {"MIDDLEWARE": ["a"], "SECURE_CROSS_ORIGIN_OPENER_POLICY": None}) == {"MIDDLEWARE": [security, "a"]}
+    assert changed("security_middleware", {"MIDDLEWARE": ["a"], "SECURE_CROSS_ORIGIN_OPENER_POLICY": None}) == {
+        "MIDDLEWARE": [security, "a"]
+    }
     assert changed("security_middleware", {"MIDDLEWARE": ["a", security]}) == {}
     assert changed("frame_middleware", {"MIDDLEWARE": ("a",)}) == {"MIDDLEWARE": ["a", frames], "X_FRAME_OPTIONS": "SAMEORIGIN"}
     assert changed("frame_middleware", {"MIDDLEWARE": ["a"], "X_FRAME_OPTIONS": "DENY"}) == {"MIDDLEWARE": ["a", frames]}
@@ -196,11 +205,19 @@ def test_csrf_middleware_is_not_added():
 def test_headers():
     assert changed("content_type_nosniff", {}) == {}
     assert changed("content_type_nosniff", {"SECURE_CONTENT_TYPE_NOSNIFF": False}) == {"SECURE_CONTENT_TYPE_NOSNIFF": True}
-    for good in ("no-referrer", "same-origin", "strict-origin", ["unsafe-url", "same-origin"], "no-referrer, strict-origin-when-cross-origin"):
+    for good in (
+        "no-referrer",
+        "same-origin",
+        "strict-origin",
+        ["unsafe-url", "same-origin"],
+        "no-referrer, strict-origin-when-cross-origin",
+    ):
         assert changed("referrer_policy", {"SECURE_REFERRER_POLICY": good}) == {}
     for weak in (None, "", "unsafe-url", [], "same-origin, unsafe-url", ("no-referrer-when-downgrade",)):
         assert changed("referrer_policy", {"SECURE_REFERRER_POLICY": weak}) == {"SECURE_REFERRER_POLICY": "same-origin"}
-    assert told("referrer_policy", {"SECURE_REFERRER_POLICY": None}) == ["Other sites are not told any more from which page a visitor comes."]
+    assert told("referrer_policy", {"SECURE_REFERRER_POLICY": None}) == [
+        "Other sites are not told any more from which page a visitor comes."
+    ]
     for good in ("DENY", "deny", "SAMEORIGIN"):
         assert changed("x_frame_options", {"X_FRAME_OPTIONS": good}) == {}
     for weak in (None, "ALLOWALL", "ALLOW-FROM https://a.test"):
@@ -209,7 +226,9 @@ def test_headers():
 
 
 def test_password_validators():
-    similar, common, number = ({"NAME": VALIDATORS + name} for name in ("UserAttributeSimilarityValidator", "CommonPasswordValidator", "NumericPasswordValidator"))
+    similar, common, number = (
+        {"NAME": VALIDATORS + name} for name in ("UserAttributeSimilarityValidator", "CommonPasswordValidator", "NumericPasswordValidator")
+    )
     length = {"NAME": VALIDATORS + "MinimumLengthValidator", "OPTIONS": {"min_length": 12}}
     own = {"NAME": "shop.validators.Own"}
     assert changed("password_validators", {}) == {}
@@ -299,13 +318,20 @@ def test_database_connections():
     assert database("database_connections", POSTGRES, stage="worker") is None
     assert database("database_connections", {"ENGINE": "django.db.backends.sqlite3"}) is None
     assert database("database_connections", {**POSTGRES, "CONN_MAX_AGE": 0}) is None
-    assert database("database_connections", {**POSTGRES, "CONN_MAX_AGE": None}) == {**POSTGRES, "CONN_MAX_AGE": None, "CONN_HEALTH_CHECKS": True}
+    assert database("database_connections", {**POSTGRES, "CONN_MAX_AGE": None}) == {
+        **POSTGRES,
+        "CONN_MAX_AGE": None,
+        "CONN_HEALTH_CHECKS": True,
+    }
     assert database("database_connections", {**POSTGRES, "CONN_MAX_AGE": 9}, stage="worker")["CONN_HEALTH_CHECKS"] is True
     assert database("database_connections", {**POSTGRES, "OPTIONS": {"pool": True}}) is None
     assert database("database_connections", {**POSTGRES, "OPTIONS": {"pool": False}})["CONN_MAX_AGE"] == 60
 
 
-@pytest.mark.parametrize("engine", ["django.contrib.gis.db.backends.postgis", "django_prometheus.db.backends.postgresql", "psqlextra.backend", "timescale.db.backends"])
+@pytest.mark.parametrize(
+    "engine",
+    ["django.contrib.gis.db.backends.postgis", "django_prometheus.db.backends.postgresql", "psqlextra.backend", "timescale.db.backends"],
+)
 def test_other_ways_to_postgresql(engine):
     assert database("database_timeouts", {"ENGINE": engine}) is not None
 
@@ -324,17 +350,29 @@ def test_database_timeouts():
         "connect_timeout": 1,
         "options": "-c statement_timeout=5s -c idle_in_transaction_session_timeout=60000",
     }
-    assert database("database_timeouts", POSTGRES, statement_timeout=0)["OPTIONS"]["options"] == "-c idle_in_transaction_session_timeout=60000"
-    assert database("database_timeouts", POSTGRES, idle_in_transaction_timeout=0, statement_timeout=2)["OPTIONS"]["options"] == "-c statement_timeout=2000"
+    assert (
+        database("database_timeouts", POSTGRES, statement_timeout=0)["OPTIONS"]["options"] == "-c idle_in_transaction_session_timeout=60000"
+    )
+    assert (
+        database("database_timeouts", POSTGRES, idle_in_transaction_timeout=0, statement_timeout=2)["OPTIONS"]["options"]
+        == "-c statement_timeout=2000"
+    )
     assert database("database_timeouts", POSTGRES, connect_timeout=0)["OPTIONS"] == {"options": both}
-    assert database("database_timeouts", POSTGRES, connect_timeout=0, statement_timeout=0, idle_in_transaction_timeout=0) == {**POSTGRES, "OPTIONS": {}}
+    assert database("database_timeouts", POSTGRES, connect_timeout=0, statement_timeout=0, idle_in_transaction_timeout=0) == {
+        **POSTGRES,
+        "OPTIONS": {},
+    }
     assert told("database_timeouts", {"DATABASES": {"default": POSTGRES}}) == ["A page whose query takes longer than 60 s gets an error."]
 
 
 def test_throttle():
     assert changed("throttle", {}) == {}
     assert changed("throttle", {**AUTH, "AUTHENTICATION_BACKENDS": []}) == {}
-    table = {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "redoubt_guard_cache", "OPTIONS": {"MAX_ENTRIES": 100000}}
+    table = {
+        "BACKEND": "django.core.cache.backends.db.DatabaseCache",
+        "LOCATION": "redoubt_guard_cache",
+        "OPTIONS": {"MAX_ENTRIES": 100000},
+    }
     memory = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
     assert changed("throttle", AUTH) == {
         "CACHES": {"default": memory, "redoubt_guard": table},
@@ -365,7 +403,12 @@ def logged(logging, **more):
 
 
 def test_logging_of_a_project_without_any():
-    wanted = {"version": 1, "disable_existing_loggers": False, "handlers": {"redoubt_guard": JOURNAL}, "root": {"handlers": ["redoubt_guard"]}}
+    wanted = {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "handlers": {"redoubt_guard": JOURNAL},
+        "root": {"handlers": ["redoubt_guard"]},
+    }
     assert changed("logging", {}) == {"LOGGING": wanted}
     # A project that disables the loggers there are goes on doing so.
     assert logged({"version": 1}) == {"version": 1, "handlers": {"redoubt_guard": JOURNAL}, "root": {"handlers": ["redoubt_guard"]}}
@@ -379,7 +422,11 @@ def test_logging_that_is_the_projects_own_way():
 
 
 def test_logging_to_a_stream_gets_severities():
-    project = {"version": 1, "handlers": {"console": PLAIN, "mail": {"class": "x"}}, "root": {"handlers": ["console", "mail"], "level": "INFO"}}
+    project = {
+        "version": 1,
+        "handlers": {"console": PLAIN, "mail": {"class": "x"}},
+        "root": {"handlers": ["console", "mail"], "level": "INFO"},
+    }
     assert logged(project) == {**project, "handlers": {"console": {**PLAIN, **JOURNAL}, "mail": {"class": "x"}}}
     other = {"version": 1, "handlers": {"mail": {"class": "x"}}, "root": {"handlers": ["mail"], "level": "INFO"}}
     assert logged(other) == {
@@ -390,7 +437,11 @@ def test_logging_to_a_stream_gets_severities():
 
 
 def test_logging_of_the_root_by_its_other_name():
-    project = {"version": 1, "handlers": {"console": PLAIN}, "loggers": {"": {"handlers": ["console"], "level": "INFO"}, "a": {"level": "INFO"}}}
+    project = {
+        "version": 1,
+        "handlers": {"console": PLAIN},
+        "loggers": {"": {"handlers": ["console"], "level": "INFO"}, "a": {"level": "INFO"}},
+    }
     assert logged(project) == {
         "version": 1,
         "handlers": {"console": {**PLAIN, **JOURNAL}},
@@ -445,14 +496,20 @@ def test_logging_to_a_file_of_somebody_else(tmp_path, monkeypatch):
     path = tmp_path / "roots.log"
     path.touch()
     monkeypatch.setattr(overlay.os, "access", lambda name, mode: str(name) != str(path) and mode == overlay.os.W_OK)
-    handlers = {"a": {"class": "logging.FileHandler", "filename": str(path)}, "b": {"class": "logging.FileHandler", "filename": str(tmp_path / "b")}}
+    handlers = {
+        "a": {"class": "logging.FileHandler", "filename": str(path)},
+        "b": {"class": "logging.FileHandler", "filename": str(tmp_path / "b")},
+    }
     result = logged({"version": 1, "handlers": handlers, "root": {"handlers": []}})["handlers"]
     assert result["a"] == JOURNAL
     assert result["b"] == handlers["b"]
 
 
 def test_guard():
-    assert changed("guard", {"INSTALLED_APPS": ("a",), "MIDDLEWARE": ("m",)}) == {"INSTALLED_APPS": ["redoubt_guard", "a"], "MIDDLEWARE": [MIDDLEWARE, "m"]}
+    assert changed("guard", {"INSTALLED_APPS": ("a",), "MIDDLEWARE": ("m",)}) == {
+        "INSTALLED_APPS": ["redoubt_guard", "a"],
+        "MIDDLEWARE": [MIDDLEWARE, "m"],
+    }
     assert changed("guard", {"INSTALLED_APPS": ["a", "redoubt_guard"], "MIDDLEWARE": [MIDDLEWARE]}) == {}
 
 
@@ -468,7 +525,12 @@ BAD = {
 def test_plan_runs_one_after_the_other():
     applied = plan(BAD, CONFIG)
     middlewares = [change.after for change in applied if change.setting == "MIDDLEWARE"]
-    assert [name.rpartition(".")[2] for name in middlewares[-1]] == ["GuardMiddleware", "SecurityMiddleware", "m", "XFrameOptionsMiddleware"]
+    assert [name.rpartition(".")[2] for name in middlewares[-1]] == [
+        "GuardMiddleware",
+        "SecurityMiddleware",
+        "m",
+        "XFrameOptionsMiddleware",
+    ]
     assert [change.before for change in applied if change.setting == "MIDDLEWARE"] == [["m"], *middlewares[:-1]]
     options = values(BAD, CONFIG, applied)["DATABASES"]["default"]
     assert options["CONN_MAX_AGE"] == 60
@@ -485,7 +547,10 @@ def test_modes():
     report = Config(mode="report", domains=("a",))
     planned = [(change.setting, change.after) for change in plan(BAD, Config(domains=("a",)))]
     assert [(change.setting, change.after) for change in plan(BAD, report)] == planned
-    assert values(BAD, report, plan(BAD, report)) == {"INSTALLED_APPS": ["redoubt_guard", "django.contrib.auth"], "MIDDLEWARE": [MIDDLEWARE, "m"]}
+    assert values(BAD, report, plan(BAD, report)) == {
+        "INSTALLED_APPS": ["redoubt_guard", "django.contrib.auth"],
+        "MIDDLEWARE": [MIDDLEWARE, "m"],
+    }
     off = Config(mode="off")
     assert plan(BAD, off) == []
     assert values(BAD, off, []) == {}

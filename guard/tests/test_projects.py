@@ -250,7 +250,14 @@ def test_report_as_text_and_json():
     data = json.loads(report("full", "--json", **FULL).stdout)
     assert (data["mode"], data["stage"], data["refusal"]) == ("enforce", "worker", None)
     assert [item["id"] for item in data["open"]] == ["security.W019"]
-    assert {"switch": "debug", "setting": "DEBUG", "asked_by": ["security.W018"], "project": "True", "guard": "False", "state": "set"} in data["rows"]
+    assert {
+        "switch": "debug",
+        "setting": "DEBUG",
+        "asked_by": ["security.W018"],
+        "project": "True",
+        "guard": "False",
+        "state": "set",
+    } in data["rows"]
     from redoubt_guard.overlay import OVERRIDES
 
     assert [row["switch"] for row in data["rows"]] == [override.name for override in OVERRIDES for _ in override.settings]
@@ -309,11 +316,19 @@ def test_report_says_a_mistake_in_a_sentence():
 def test_values_in_the_report():
     from redoubt_guard.__main__ import _cut, shown
 
-    database = {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True, "PASSWORD": "hunter2", "OPTIONS": {"options": "-c statement_timeout=60000 -c x=hunter2"}}
+    database = {
+        "CONN_MAX_AGE": 60,
+        "CONN_HEALTH_CHECKS": True,
+        "PASSWORD": "hunter2",
+        "OPTIONS": {"options": "-c statement_timeout=60000 -c x=hunter2"},
+    }
     assert shown("DATABASES", {"default": database, "empty": {}}) == "default: kept 60 s, looked at, statement_timeout=60000"
     assert shown("DATABASES", {}) == "none"
     assert shown("LOGGING", None) == "handlers none; of the root logger none"
-    assert shown("AUTH_PASSWORD_VALIDATORS", [{"NAME": "a.MinimumLengthValidator", "OPTIONS": {"min_length": 12}}, {"NAME": "a.B"}]) == "MinimumLengthValidator 12, B"
+    assert (
+        shown("AUTH_PASSWORD_VALIDATORS", [{"NAME": "a.MinimumLengthValidator", "OPTIONS": {"min_length": 12}}, {"NAME": "a.B"}])
+        == "MinimumLengthValidator 12, B"
+    )
     assert shown("AUTH_PASSWORD_VALIDATORS", None) == "none"
     assert shown("MIDDLEWARE", None) == "0 entries, first none"
     assert shown("FILE_UPLOAD_PERMISSIONS", None) == "none"

@@ -145,7 +145,17 @@ def test_ready_with_a_broken_migration_table(client, monkeypatch):
 def test_permission_denied(client, alice, journal):
     assert client.get("/forbidden/", headers={"x-request-id": "r1"}).status_code == 403
     assert journal.events() == [
-        {"v": 1, "ip": "203.0.113.9", "event": "permission_denied", "user": None, "target": None, "detail": None, "method": "GET", "path": "/forbidden/", "request": "r1"}
+        {
+            "v": 1,
+            "ip": "203.0.113.9",
+            "event": "permission_denied",
+            "user": None,
+            "target": None,
+            "detail": None,
+            "method": "GET",
+            "path": "/forbidden/",
+            "request": "r1",
+        }
     ]
     client.force_login(alice)
     journal.events()

@@ -75,7 +75,12 @@ events.Journal = lambda identifier: real(identifier, os.environ["PROJECT_JOURNAL
         under_way = 20
     log = (tmp_path / "log").open("w")
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], cwd=PROJECTS / "full", env=environment("full", **env), stdout=log, stderr=log, start_new_session=True
+        [sys.executable, "-c", code, *arguments],
+        cwd=PROJECTS / "full",
+        env=environment("full", **env),
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
     )
     try:
         deadline = time.time() + 30

@@ -126,7 +126,9 @@ def test_a_hash_that_is_written_with_the_rest_is_a_new_password(alice, journal):
     assert told(journal) == [("password_changed", None, f"auth.user:{alice.pk}", None)]
 
 
-@pytest.mark.parametrize(("field", "event"), [("is_active", "active_changed"), ("is_staff", "staff_changed"), ("is_superuser", "superuser_changed")])
+@pytest.mark.parametrize(
+    ("field", "event"), [("is_active", "active_changed"), ("is_staff", "staff_changed"), ("is_superuser", "superuser_changed")]
+)
 def test_flags(field, event, alice, journal):
     me = f"auth.user:{alice.pk}"
     before = getattr(alice, field)
@@ -156,7 +158,11 @@ def test_saves_that_do_not_matter(alice, journal):
 def test_a_superuser_from_the_start(database, journal):
     root = get_user_model().objects.create_superuser("root", password=PASSWORD)
     me = f"auth.user:{root.pk}"
-    assert told(journal) == [("user_created", None, me, None), ("staff_changed", None, me, "granted"), ("superuser_changed", None, me, "granted")]
+    assert told(journal) == [
+        ("user_created", None, me, None),
+        ("staff_changed", None, me, "granted"),
+        ("superuser_changed", None, me, "granted"),
+    ]
     root.delete()
     assert told(journal) == [("user_deleted", None, me, None)]
 

@@ -9,6 +9,7 @@ import stat
 import pytest
 from conftest import STRONG, browser
 from django.conf import settings
+from django.contrib.auth import get_user_model
 
 from redoubt_guard import health, middleware
 
@@ -79,6 +80,9 @@ def test_logins_under_asgi(alice, journal):
     names = journal.names()
     assert names[:6] == ["login_failed"] * 6
     assert names[-1] == "login_throttled"
+    get_user_model().objects.create_user("bob", password="correct horse battery")
+    journal.events()
+    assert asynchronous("/api-async/", "POST", b"username=bob&password=correct+horse+battery", **form)[0] == 200
     assert asynchronous("/api-async/", "POST", b"username=bob&password=wrong", **form)[0] == 401
     assert [(event["event"], event["ip"]) for event in journal.events()] == [("login_failed", "203.0.113.9")]
 

@@ -427,7 +427,10 @@ def ask(app: dict, colour: str, path: str, timeout: float) -> tuple[int, str]:
         authority = Path(app["certificate"], "chain.pem")
         if not authority.exists():
             return 0, "nothing, there is no certificate"
-        connection = LocalConnection(domain, timeout, authority)
+        try:
+            connection = LocalConnection(domain, timeout, authority)
+        except ssl.SSLError as error:
+            return 0, f"no proper certificate ({authority}: {error.reason or error})"
     try:
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()

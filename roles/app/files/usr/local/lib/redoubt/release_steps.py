@@ -496,4 +496,6 @@ def prune(app: dict, keep: int) -> None:
     kept = served(app)[:keep]
     for path in base.iterdir():
         if path not in kept and path.resolve() not in held:
+            # First what is remembered of it: what is left when this is cut off must not pass for a release.
+            shutil.rmtree(state(app, path.name), ignore_errors=True)
             shutil.rmtree(path)

@@ -363,6 +363,8 @@ def stage(app: dict, release: Path, colour: str, fingerprint: str) -> None:
     """Point a colour at the release, with the environment as it is now, so that a later bad value cannot reach it."""
     home = Path(app["root"], "colours", colour)
     home.mkdir(parents=True, exist_ok=True)
+    # Back when all of it is in place: who finds none has a colour that is not as anything has served.
+    (home / "fingerprint").unlink(missing_ok=True)
     relink(home / "release", f"../../releases/{release.name}")
     relink(home / "sock", f"{app['run']}/{colour}.sock")
     for name in ("env", "gunicorn.conf.py"):

@@ -122,7 +122,7 @@ def plan():
             entry["breaks_older"] += [breaks_older] if breaks_older else []
         state = migration.mutate_state(state, preserve=False)
         found.append(entry)
-    return {"plan": found, "known": known, "first": not applied}
+    return {"plan": found, "known": known, "applied": [f"{app}.{name}" for app, name in sorted(applied)], "first": not applied}
 
 
 def drift():

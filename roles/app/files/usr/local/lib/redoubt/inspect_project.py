@@ -110,7 +110,10 @@ def plan():
 
     executor = MigrationExecutor(connection)
     applied = set(executor.loader.applied_migrations)
-    known = [f"{app}.{name}" for app, name in sorted(executor.loader.disk_migrations)]
+    disk = executor.loader.disk_migrations
+    # A squashed migration stands for those it replaces, also once their files are gone.
+    names = {*disk, *(tuple(replaced) for migration in disk.values() for replaced in migration.replaces)}
+    known = [f"{app}.{name}" for app, name in sorted(names)]
     found, new_models = [], set()
     state = executor.loader.project_state(sorted(applied & set(executor.loader.graph.nodes)))
     for migration, _ in executor.migration_plan(executor.loader.graph.leaf_nodes()):

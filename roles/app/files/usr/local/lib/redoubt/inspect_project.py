@@ -93,15 +93,23 @@ def widens(old, new):
     return (old, new) in {("smallint", "integer"), ("smallint", "bigint"), ("integer", "bigint")}
 
 
-def operations(migration):
-    """The operations that reach the database: those of SeparateDatabaseAndState's own list instead of itself."""
+def operations(migration, state):
+    """The operations that reach the database, those of SeparateDatabaseAndState's own list instead of itself; each with the models before it.
+
+    `state` has the models after the whole migration in the end.
+    """
     from django.db.migrations import SeparateDatabaseAndState
 
+    label = migration.app_label
     for operation in migration.operations:
         if isinstance(operation, SeparateDatabaseAndState):
-            yield from operation.database_operations
+            inner = state.clone()
+            for each in operation.database_operations:
+                yield each, inner
+                each.state_forwards(label, inner)
         else:
-            yield operation
+            yield operation, state
+        operation.state_forwards(label, state)
 
 
 def plan():
@@ -118,12 +126,11 @@ def plan():
     state = executor.loader.project_state(sorted(applied & set(executor.loader.graph.nodes)))
     for migration, _ in executor.migration_plan(executor.loader.graph.leaf_nodes()):
         entry = {"name": f"{migration.app_label}.{migration.name}", "operations": [], "takes_away": [], "breaks_older": []}
-        for operation in operations(migration):
+        for operation, before in operations(migration, state):
             entry["operations"].append(operation.describe())
-            takes_away, breaks_older = judge(operation, migration.app_label, state, new_models)
+            takes_away, breaks_older = judge(operation, migration.app_label, before, new_models)
             entry["takes_away"] += [takes_away] if takes_away else []
             entry["breaks_older"] += [breaks_older] if breaks_older else []
-        state = migration.mutate_state(state, preserve=False)
         found.append(entry)
     return {"plan": found, "known": known, "applied": [f"{app}.{name}" for app, name in sorted(applied)], "first": not applied}
 

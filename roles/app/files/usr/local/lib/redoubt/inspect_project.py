@@ -169,12 +169,12 @@ def drift():
     from django.apps import apps
     from django.db.migrations.autodetector import MigrationAutodetector
     from django.db.migrations.loader import MigrationLoader
-    from django.db.migrations.questioner import NonInteractiveMigrationQuestioner
+    from django.db.migrations.questioner import MigrationQuestioner
     from django.db.migrations.state import ProjectState
 
     loader = MigrationLoader(None, ignore_no_migrations=True)
-    questioner = NonInteractiveMigrationQuestioner(specified_apps=set(), dry_run=True)
-    changes = MigrationAutodetector(loader.project_state(), ProjectState.from_apps(apps), questioner).changes(graph=loader.graph)
+    # One that never asks. The command's own gives up where a column would need a default, which is for whoever writes the migration to say.
+    changes = MigrationAutodetector(loader.project_state(), ProjectState.from_apps(apps), MigrationQuestioner()).changes(graph=loader.graph)
     return [f"{app}: {operation.describe()}" for app in sorted(changes) for each in changes[app] for operation in each.operations]
 
 

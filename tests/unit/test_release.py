@@ -1,27 +1,51 @@
-"""What the host's release program decides by itself: which file lists the requirements, and what is left of one."""
+"""The single steps of a release on its host: which file lists the requirements, what is left of one, what is kept, and who is asked."""
 
 from __future__ import annotations
 
+import datetime
 import http.server
-import importlib.machinery
-import importlib.util
+import importlib
 import os
+import socket
 import socketserver
+import ssl
+import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
-PROGRAM = Path(__file__).resolve().parents[2] / "roles/app/files/usr/local/lib/redoubt/release"
+sys.path.insert(0, str(Path(__file__).parent))
+release_host = importlib.import_module("release_host")
 
 
 @pytest.fixture(scope="module")
 def program():
-    loader = importlib.machinery.SourceFileLoader("release", str(PROGRAM))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("release", loader))
-    loader.exec_module(module)
-    return module
+    return release_host.load("release_steps", release_host.FILES / "release_steps.py")
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(program, monkeypatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(program, "time", found)
+    return found
 
 
 @pytest.fixture
@@ -148,18 +172,25 @@ def test_links_do_not_lead_out(program, source) -> None:
 def test_prune_keeps_the_newest_that_served_and_what_a_colour_holds(program, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(program, "STATE", tmp_path / "state")
     app = {"root": str(tmp_path / "notes")}
-    for age, name in enumerate(["a", "b", "c", "broken", "d", "broken-too"]):
+    # Built in one order, and last served in another, as after a rollback.
+    for built, (name, served) in enumerate({"a": 1, "b": 2, "c": 9, "broken": 0, "d": 4, "e": 3, "broken-too": 0, "unsealed": 8}.items()):
         release = tmp_path / "notes/releases" / name
         release.mkdir(parents=True)
-        colour = tmp_path / "notes/colours" / ("blue" if name == "a" else "green")
-        colour.mkdir(parents=True, exist_ok=True)
-        program.relink(colour / "release", f"../../releases/{name}")
-        if not name.startswith("broken"):
-            program.switch(app, colour.name)
-        os.utime(release, (age, age))
-    program.relink(tmp_path / "notes/colours/green/release", "../../releases/d")
+        if name != "unsealed":
+            (release / "manifest.json").touch()
+        os.utime(release, (built, built))
+        mark = program.state(app, name) / "served"
+        mark.parent.mkdir(parents=True)
+        if served:
+            mark.touch()
+            os.utime(mark, (served, served))
+    for colour, name in {"blue": "a", "green": "broken-too"}.items():
+        (tmp_path / "notes/colours" / colour).mkdir(parents=True)
+        program.relink(tmp_path / "notes/colours" / colour / "release", f"../../releases/{name}")
+    assert [path.name for path in program.served(app)] == ["c", "d", "e", "b", "a"]
     program.prune(app, 2)
-    assert sorted(path.name for path in (tmp_path / "notes/releases").iterdir()) == ["a", "c", "d"]
+    assert sorted(path.name for path in (tmp_path / "notes/releases").iterdir()) == ["a", "broken-too", "c", "d"]
+    assert sorted(path.name for path in program.state(app, "c").parent.iterdir()) == ["a", "broken-too", "c", "d"]
 
 
 class Colour:
@@ -190,7 +221,7 @@ class Colour:
 
 
 @pytest.fixture
-def colour(tmp_path, program, monkeypatch):
+def colour(tmp_path, program, monkeypatch, clock):
     monkeypatch.setattr(program, "restarts", lambda unit: 0)
     found = Colour(tmp_path / "green.sock")
     yield found
@@ -215,12 +246,12 @@ def test_an_error_of_the_first_moment_is_forgiven(program, tmp_path, colour) -> 
     probe(program, tmp_path)
 
 
-def test_a_page_that_is_an_error_is_refused_long_before_the_time_is_over(program, tmp_path, colour) -> None:
+def test_a_page_that_is_an_error_is_refused_long_before_the_time_is_over(program, tmp_path, colour, clock) -> None:
     colour.answers = {"/login/": [500]}
-    began = time.monotonic()
+    began = clock.now
     with pytest.raises(program.Refused, match="^https://notes.test/login/ answered 500$"):
         probe(program, tmp_path, timeout=60)
-    assert time.monotonic() - began < 15
+    assert 4 < clock.now - began < 15
 
 
 def test_a_health_page_may_wait_and_must_be_200_in_the_end(program, tmp_path, colour) -> None:
@@ -234,7 +265,140 @@ def test_a_health_page_may_wait_and_must_be_200_in_the_end(program, tmp_path, co
 @pytest.mark.parametrize(
     ("starts", "said"), [(0, "answered nothing within 2 seconds"), (2, "because the processes end as soon as they start")]
 )
-def test_a_colour_that_does_not_answer_is_refused(program, tmp_path, monkeypatch, starts, said) -> None:
+def test_a_colour_that_does_not_answer_is_refused(program, tmp_path, monkeypatch, clock, starts, said) -> None:
     monkeypatch.setattr(program, "restarts", lambda unit: starts)
     with pytest.raises(program.Refused, match=said):
         probe(program, tmp_path, timeout=2)
+
+
+class Site:
+    """nginx: HTTPS on a free port of the loopback address, where port 443 is thought to be."""
+
+    def __init__(self, folder: Path, monkeypatch):
+        self.folder, self.status, self.asked = folder, 200, []
+        self.root_key, self.root = self.certificate("root")
+        self.key, self.issuer = self.certificate("issuer", self.root, self.root_key)
+        site = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                site.asked.append((self.path, {key.lower(): value for key, value in self.headers.items()}))
+                self.send_response(site.status)
+                if site.status == 302:
+                    self.send_header("Location", "/login/")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        class Server(socketserver.ThreadingTCPServer):
+            daemon_threads = True
+
+            def get_request(self):
+                plain, address = super().get_request()
+                plain.settimeout(5)
+                return site.context.wrap_socket(plain, server_side=True), address
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, args=[0.05], daemon=True).start()
+        real, self.connected = socket.create_connection, []
+
+        def create_connection(address, *rest, **named):
+            self.connected.append(address)
+            return real(self.server.server_address, *rest, **named)
+
+        monkeypatch.setattr(socket, "create_connection", create_connection)
+        self.serve("notes.test")
+
+    def certificate(self, name: str, issuer=None, issuer_key=None, authority: bool = True, days: int = 1):
+        key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        builder = x509.CertificateBuilder(subject_name=subject, issuer_name=issuer.subject if issuer else subject, public_key=key.public_key())
+        builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=9))
+        builder = builder.not_valid_after(now + datetime.timedelta(days=days)).add_extension(x509.BasicConstraints(authority, None), critical=True)
+        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        return key, builder.sign(issuer_key or key, hashes.SHA256())
+
+    def serve(self, name: str, days: int = 1) -> None:
+        """Show a certificate from now on."""
+        key, leaf = self.certificate(name, self.issuer, self.key, authority=False, days=days)
+        pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        (self.folder / "served.pem").write_bytes(pem + leaf.public_bytes(serialization.Encoding.PEM))
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(self.folder / "served.pem")
+
+    def trust(self, certificate) -> None:
+        (self.folder / "chain.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+    def app(self, **wanted) -> dict:
+        probe = {"domain": "notes.test", "health": "/up", "paths": ["/", "/login/"], "timeout": 10} | wanted
+        return {"root": "/srv/notes", "run": str(self.folder), "certificate": str(self.folder), "probe": probe}
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch, clock):
+    found = Site(tmp_path, monkeypatch)
+    found.trust(found.issuer)
+    yield found
+    found.server.shutdown()
+    found.server.server_close()
+
+
+def test_the_public_site_is_asked_as_a_visitor_would(program, site) -> None:
+    program.probe(site.app(), "")
+    # The health page is for the gunicorn socket only.
+    assert [path for path, _ in site.asked] == ["/", "/login/"]
+    assert set(site.connected) == {("127.0.0.1", 443)}
+    for _, headers in site.asked:
+        assert headers["host"] == "notes.test"
+        assert not [name for name in headers if name.startswith("x-")], "what nginx sets is for nginx to set"
+
+
+def test_a_redirection_is_told_with_where_it_leads(program, site) -> None:
+    site.status = 302
+    assert program.ask(site.app(), "", "/", 5) == (302, "302 to /login/")
+
+
+def test_a_public_site_that_is_an_error_is_refused_soon(program, site, clock) -> None:
+    site.status = 502
+    began = clock.now
+    with pytest.raises(program.Refused, match="^https://notes.test/ answered 502$"):
+        program.probe(site.app(timeout=60), "")
+    assert 4 < clock.now - began < 15
+
+
+def test_a_public_site_that_is_gone_is_refused_soon(program, site, clock) -> None:
+    site.server.shutdown()
+    site.server.server_close()
+    began = clock.now
+    with pytest.raises(program.Refused, match="^https://notes.test/ answered nothing$"):
+        program.probe(site.app(timeout=60), "")
+    assert 4 < clock.now - began < 15
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        pytest.param(lambda site: None, (200, "200"), id="the issuer's intermediate"),
+        pytest.param(lambda site: site.trust(site.certificate("issuer")[1]), (0, "no proper certificate"), id="another issuer of that name"),
+        pytest.param(lambda site: site.serve("else.test"), (0, "no proper certificate"), id="another name"),
+        pytest.param(lambda site: site.serve("notes.test", days=-1), (0, "no proper certificate"), id="expired"),
+        pytest.param(lambda site: (site.folder / "chain.pem").unlink(), (0, "nothing, there is no certificate"), id="none yet"),
+        pytest.param(lambda site: (site.folder / "chain.pem").write_text("no chain\n"), (0, "no proper certificate"), id="an unreadable one"),
+    ],
+)
+def test_nothing_is_trusted_but_the_chain_that_the_host_keeps(program, site, change, said) -> None:
+    change(site)
+    status, text = program.ask(site.app(), "", "/", 5)
+    assert (status, text.partition(" (")[0]) == said
+    assert bool(site.asked) is (status == 200)
+
+
+def test_restarts_are_what_systemd_counts(program, tmp_path, monkeypatch) -> None:
+    fake = tmp_path / "systemctl"
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for out, wanted in (("3", 3), ("", 0)):
+        fake.write_text(f'#!/bin/sh\n[ "$*" = "show --property=NRestarts --value notes@green.service" ] && echo {out}\n')
+        fake.chmod(0o755)
+        assert program.restarts("notes@green.service") == wanted

@@ -36,12 +36,32 @@ def column(field):
     return field.db_type(connection), field.null
 
 
+def target(field):
+    """What a field that is a relation leads to; the kind of one that is none."""
+    related = getattr(field.remote_field, "model", None)
+    name = related if isinstance(related, str) else getattr(getattr(related, "_meta", None), "label", None)
+    return "reference to " + name.lower() if name else type(field).__name__
+
+
+def column_name(field, name):
+    """What the column of a field of this name is called."""
+    bound = field.clone()
+    bound.set_attributes_from_name(name)
+    return bound.column
+
+
 def judge(operation, app, state, new_models):
     """Return (what the operation takes away, what an older release can no longer do after it); None for nothing."""
     from django.db import migrations
 
     name = getattr(operation, "model_name", None) or getattr(operation, "name", "")
     if (app, name.lower()) in new_models:
+        if isinstance(operation, migrations.RenameModel):
+            new_models.add((app, operation.new_name.lower()))
+        return None, None
+    known = state.models.get((app, name.lower()))
+    if known is not None and (known.options.get("proxy") or not known.options.get("managed", True)):
+        # Its table is somebody else's, or another model's.
         return None, None
     model = name + "." if name else ""
     if isinstance(operation, migrations.CreateModel):
@@ -53,26 +73,32 @@ def judge(operation, app, state, new_models):
     elif isinstance(operation, migrations.RenameModel):
         return ("renames the table of " + operation.old_name,) * 2
     elif isinstance(operation, migrations.RenameField):
+        before = known.fields.get(operation.old_name) if known else None
+        if before is not None and before.db_column:
+            return None, None
         return ("renames the column " + model + operation.old_name,) * 2
     elif isinstance(operation, migrations.AlterModelTable):
         return ("renames the table of " + operation.name,) * 2
     elif isinstance(operation, migrations.AddField):
         field = operation.field
         in_database, in_code = default_of(field)
-        if field.many_to_many or field.null or in_database:
+        if field.many_to_many or field.null or in_database or getattr(field, "generated", False):
             return None, None
         if in_code and operation.preserve_default:
             return None, "adds the column " + model + operation.name + ", which must have a value that older code does not give"
         return ("adds the column " + model + operation.name + ", NOT NULL without a default",) * 2
     elif isinstance(operation, migrations.AlterField):
-        before = state.models[app, name.lower()].fields.get(operation.name) if (app, name.lower()) in state.models else None
+        before = known.fields.get(operation.name) if known else None
         if before is None or before.many_to_many or operation.field.many_to_many:
             return None, None
         try:
             (old_type, old_null), (new_type, new_null) = column(before), column(operation.field)
-        except Exception:  # noqa: BLE001 (a relation whose target the state cannot resolve has no type of its own to compare)
-            old_type = new_type = None
+        except Exception:  # noqa: BLE001 (a relation whose target is not resolved has no type of its own to compare, but a target)
+            old_type, new_type = target(before), target(operation.field)
             old_null, new_null = before.null, operation.field.null
+        old_name, new_name = (column_name(field, operation.name) for field in (before, operation.field))
+        if old_name != new_name:
+            return ("renames the column " + model + operation.name + " from " + old_name + " to " + new_name,) * 2
         if old_null and not new_null:
             return ("makes the column " + model + operation.name + " NOT NULL",) * 2
         if old_type != new_type and not widens(old_type, new_type):
@@ -89,19 +115,31 @@ def widens(old, new):
     pattern = re.compile(r"varchar\((\d+)\)$")
     before, after = pattern.match(str(old)), pattern.match(str(new))
     if before:
-        return new == "text" or bool(after and int(after.group(1)) >= int(before.group(1)))
-    return (old, new) in {("smallint", "integer"), ("smallint", "bigint"), ("integer", "bigint")}
+        # PostgreSQL's varchar without a length is a text.
+        return new in ("text", "varchar") or bool(after and int(after.group(1)) >= int(before.group(1)))
+    return (old, new) in {
+        ("smallint", "integer"), ("smallint", "bigint"), ("integer", "bigint"), ("varchar", "text"), ("text", "varchar"),
+        ("smallserial", "serial"), ("smallserial", "bigserial"), ("serial", "bigserial"),
+    }
 
 
-def operations(migration):
-    """The operations that reach the database: those of SeparateDatabaseAndState's own list instead of itself."""
+def operations(migration, state):
+    """The operations that reach the database, those of SeparateDatabaseAndState's own list instead of itself; each with the models before it.
+
+    `state` has the models after the whole migration in the end.
+    """
     from django.db.migrations import SeparateDatabaseAndState
 
+    label = migration.app_label
     for operation in migration.operations:
         if isinstance(operation, SeparateDatabaseAndState):
-            yield from operation.database_operations
+            inner = state.clone()
+            for each in operation.database_operations:
+                yield each, inner
+                each.state_forwards(label, inner)
         else:
-            yield operation
+            yield operation, state
+        operation.state_forwards(label, state)
 
 
 def plan():
@@ -110,31 +148,33 @@ def plan():
 
     executor = MigrationExecutor(connection)
     applied = set(executor.loader.applied_migrations)
-    known = [f"{app}.{name}" for app, name in sorted(executor.loader.disk_migrations)]
+    disk = executor.loader.disk_migrations
+    # A squashed migration stands for those it replaces, also once their files are gone.
+    names = {*disk, *(tuple(replaced) for migration in disk.values() for replaced in migration.replaces)}
+    known = [f"{app}.{name}" for app, name in sorted(names)]
     found, new_models = [], set()
     state = executor.loader.project_state(sorted(applied & set(executor.loader.graph.nodes)))
     for migration, _ in executor.migration_plan(executor.loader.graph.leaf_nodes()):
         entry = {"name": f"{migration.app_label}.{migration.name}", "operations": [], "takes_away": [], "breaks_older": []}
-        for operation in operations(migration):
+        for operation, before in operations(migration, state):
             entry["operations"].append(operation.describe())
-            takes_away, breaks_older = judge(operation, migration.app_label, state, new_models)
+            takes_away, breaks_older = judge(operation, migration.app_label, before, new_models)
             entry["takes_away"] += [takes_away] if takes_away else []
             entry["breaks_older"] += [breaks_older] if breaks_older else []
-        state = migration.mutate_state(state, preserve=False)
         found.append(entry)
-    return {"plan": found, "known": known, "first": not applied}
+    return {"plan": found, "known": known, "applied": [f"{app}.{name}" for app, name in sorted(applied)], "first": not applied}
 
 
 def drift():
     from django.apps import apps
     from django.db.migrations.autodetector import MigrationAutodetector
     from django.db.migrations.loader import MigrationLoader
-    from django.db.migrations.questioner import NonInteractiveMigrationQuestioner
+    from django.db.migrations.questioner import MigrationQuestioner
     from django.db.migrations.state import ProjectState
 
     loader = MigrationLoader(None, ignore_no_migrations=True)
-    questioner = NonInteractiveMigrationQuestioner(specified_apps=set(), dry_run=True)
-    changes = MigrationAutodetector(loader.project_state(), ProjectState.from_apps(apps), questioner).changes(graph=loader.graph)
+    # One that never asks. The command's own gives up where a column would need a default, which is for whoever writes the migration to say.
+    changes = MigrationAutodetector(loader.project_state(), ProjectState.from_apps(apps), MigrationQuestioner()).changes(graph=loader.graph)
     return [f"{app}: {operation.describe()}" for app in sorted(changes) for each in changes[app] for operation in each.operations]
 
 

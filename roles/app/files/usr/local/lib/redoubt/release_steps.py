@@ -363,6 +363,8 @@ def stage(app: dict, release: Path, colour: str, fingerprint: str) -> None:
     """Point a colour at the release, with the environment as it is now, so that a later bad value cannot reach it."""
     home = Path(app["root"], "colours", colour)
     home.mkdir(parents=True, exist_ok=True)
+    # Back when all of it is in place: who finds none has a colour that is not as anything has served.
+    (home / "fingerprint").unlink(missing_ok=True)
     relink(home / "release", f"../../releases/{release.name}")
     relink(home / "sock", f"{app['run']}/{colour}.sock")
     for name in ("env", "gunicorn.conf.py"):
@@ -427,7 +429,10 @@ def ask(app: dict, colour: str, path: str, timeout: float) -> tuple[int, str]:
         authority = Path(app["certificate"], "chain.pem")
         if not authority.exists():
             return 0, "nothing, there is no certificate"
-        connection = LocalConnection(domain, timeout, authority)
+        try:
+            connection = LocalConnection(domain, timeout, authority)
+        except ssl.SSLError as error:
+            return 0, f"no proper certificate ({authority}: {error.reason or error})"
     try:
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
@@ -493,6 +498,8 @@ def prune(app: dict, keep: int) -> None:
     kept = served(app)[:keep]
     for path in base.iterdir():
         if path not in kept and path.resolve() not in held and not path.name.startswith("."):
+            # First what is remembered of it: what is left when this is cut off must not pass for a release.
+            shutil.rmtree(state(app, path.name), ignore_errors=True)
             path.rename(path.with_name(f".{path.name}"))
     # Thousands of files, and nobody waits for it; what a power cut leaves goes with the next.
     gone = list(base.glob(".*"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
 
 import pytest
 
@@ -57,6 +58,16 @@ def bench(locks):
     found = Bench(locks, "bench")
     yield found
     found.remove()
+
+
+def test_the_repository_is_on_the_hosts_own_disk(locks, lab) -> None:
+    """app_repo: file:///, of root's, with a submodule beside it; fetched by the build user."""
+    manifest = json.loads(locks.file("/srv/installed/live/release/manifest.json").content_string)
+    argv = ["git", "--git-dir", str(lab.dir / "git/locks.git"), "rev-parse", "v2.0.0^{commit}"]
+    commit = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+    assert (manifest["from"], manifest["version"], manifest["commit"]) == ("file:///srv/git/locks.git", "v2.0.0", commit)
+    assert locks.check_output("stat -c %U:%G /srv/git/locks.git /srv/git/ini.git").split() == ["root:root"] * 2
+    assert locks.file("/srv/installed/live/release/src/theme/settings.py").exists
 
 
 def test_the_live_release_has_the_lock_that_auto_takes_first(browse) -> None:

@@ -213,6 +213,37 @@ def test_a_timer_runs_its_command(odd) -> None:
     assert odd.service("pantry-stocktaking.timer").is_running
 
 
+def contact(odd) -> str:
+    """What the ACME server has."""
+    shown = odd.check_output("certbot show_account --server https://acme.test:14000/dir")
+    return re.search(r"Email contacts?: (.+)", shown)[1]
+
+
+def test_the_acme_server_knows_whom_to_write_to(lab, odd) -> None:
+    """app_acme_email: of a new account, and of one that is there. A run that has nothing to say does not ask the server."""
+    wanted = lab.vars("odd1")["app_acme_email"]
+    assert contact(odd) == wanted
+    deploy = ["playbooks/site.yml", "--limit", "odd1", "-e", f"lab={lab.name}"]
+    other = ["-e", "app_acme_email="]
+    try:
+        predicted = lab.playbook(*deploy, *other, "--check")
+        assert changes(predicted) == 1, predicted.stdout[-3000:]
+        assert contact(odd) == wanted
+        assert changes(lab.playbook(*deploy, *other)) == 1
+        assert contact(odd) == "none"
+        log = odd.check_output("stat -c %Y%s /var/log/letsencrypt/letsencrypt.log")
+        assert changes(lab.playbook(*deploy, *other)) == 0
+        assert odd.check_output("stat -c %Y%s /var/log/letsencrypt/letsencrypt.log") == log
+    finally:
+        lab.playbook(*deploy)
+    assert contact(odd) == wanted
+
+
+def changes(done) -> int:
+    """How many tasks of a run changed the host."""
+    return int(re.search(r"^odd1 .*changed=(\d+) ", done.stdout, re.MULTILINE)[1])
+
+
 def test_the_second_name_leads_to_the_first(https) -> None:
     """app_domains."""
     answer = https.get("https://www.pantry.test/login/", allow_redirects=False)

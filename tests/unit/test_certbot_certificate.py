@@ -125,7 +125,7 @@ def test_the_precheck_leaves_nothing_behind(tmp_path, world, monkeypatch):
 SERVER = "https://ca.example/directory"
 CERTBOT = """#!/bin/sh
 echo "$*" >>{folder}/calls
-if [ -e {folder}/refuses ]; then echo 'The server says no.' >&2; exit 1; fi
+if [ -e {folder}/refuses ] || [ -e {folder}/refuses-$1 ]; then echo 'The server says no.' >&2; exit 1; fi
 case $1 in certonly) mkdir -p {folder}/accounts/ca.example/directory/new; echo '{{}}' >{folder}/accounts/ca.example/directory/new/regr.json ;; esac
 """
 
@@ -237,6 +237,16 @@ def test_an_account_that_was_there_before_the_certificate_is_told_first(tmp_path
     answer = new.run("b@x.example")
     assert answer["created"] and answer["contact_updated"]
     assert [call.split()[0] for call in new.calls] == ["update_account", "certonly"]
+
+
+def test_a_contact_is_no_certificate(tmp_path):
+    new = Host(tmp_path)
+    new.account("only", "a@x.example")
+    (tmp_path / "refuses-certonly").touch()
+    answer = new.run("b@x.example")
+    assert answer["changed"] and answer["contact_updated"] and not answer["created"]
+    assert answer["problems"] == [f"certbot got no certificate from {SERVER}: The server says no. More is in "
+                                  "/var/log/letsencrypt/letsencrypt.log on the host."]
 
 
 def test_accounts_among_which_nothing_says_which_are_left_alone(tmp_path):

@@ -13,7 +13,7 @@ BEFORE = {
 }
 AFTER = {
     "app_processes": {"stays": BEFORE["app_processes"]["stays"]},
-    "app_timers": {name: BEFORE["app_timers"]["daily"] for name in ("daily", "turns")},
+    "app_timers": dict.fromkeys(("daily", "turns"), BEFORE["app_timers"]["daily"]),
 }
 # Units with the same prefix that are not of the inventory's making.
 BYHAND = "installed-byhand.service"

@@ -245,8 +245,8 @@ def test_a_contact_is_no_certificate(tmp_path):
     (tmp_path / "refuses-certonly").touch()
     answer = new.run("b@x.example")
     assert answer["changed"] and answer["contact_updated"] and not answer["created"]
-    assert answer["problems"] == [f"certbot got no certificate from {SERVER}: The server says no. More is in "
-                                  "/var/log/letsencrypt/letsencrypt.log on the host."]
+    (problem,) = answer["problems"]
+    assert problem.startswith(f"certbot got no certificate from {SERVER}: The server says no. ")
 
 
 def test_accounts_among_which_nothing_says_which_are_left_alone(tmp_path):

@@ -131,6 +131,13 @@ def test_they_are_for_its_pyproject(bench) -> None:
     assert "sqlparse" in done.stderr or "nowhere" in done.stderr
 
 
+def test_the_inventorys_interpreter_is_taken_and_no_other(bench) -> None:
+    """app_python."""
+    done = bench.run("install", python="/usr/bin/python3.99")
+    assert done.rc != 0
+    assert "/usr/bin/python3.99" in done.stderr
+
+
 def test_a_file_that_is_not_there_is_a_sentence(bench) -> None:
     done = bench.run("install", requirements="requirements/live.txt")
     assert done.rc != 0

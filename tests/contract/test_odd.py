@@ -92,6 +92,19 @@ def test_the_driver_runs_on_debians_library(odd) -> None:
     assert odd.package("libpq5").is_installed
 
 
+def test_programs_that_the_project_runs_are_there(odd) -> None:
+    """app_apt_packages: one that nothing else of the host asks for, found by the process."""
+    release = odd.check_output(f"basename $(readlink -f {RELEASE})")
+    assert odd.run(f"/usr/local/lib/redoubt/pantry-run runtime {release} 'jpegoptim --version'").stdout.startswith("jpegoptim")
+
+
+def test_a_release_is_made_and_probed_as_the_inventory_says(odd, lab) -> None:
+    """app_python, app_probe_paths, app_health_path, app_start_timeout: what the host's program does with them, its own tests say."""
+    told, said = json.loads(odd.file("/etc/pantry/release.json").content_string), lab.vars("odd1")
+    assert told["python"] == said["app_python"] == "/usr/bin/python3.13"
+    assert told["probe"] == {"domain": "pantry.test", "health": "/up/", "paths": ["/", "/login/", "/shelves/"], "timeout": 90}
+
+
 def test_migrations_had_the_environment(https) -> None:
     """app_env reaches app_migrate as it is written: commas, quotes, ampersand and dollar."""
     assert list(https.get(f"{URL}/shelves/").json()["shelves"]) == ["flour", '"rye & oats"', "$HOME"]

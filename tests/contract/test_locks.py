@@ -131,6 +131,26 @@ def test_they_are_for_its_pyproject(bench) -> None:
     assert "sqlparse" in done.stderr or "nowhere" in done.stderr
 
 
+@pytest.fixture
+def package(bench):
+    """The project as a package that is built, not only a list of what it needs."""
+    file = f"{bench.path}/src/pyproject.toml"
+    built = '\\n[build-system]\\nrequires = ["setuptools>=77"]\\nbuild-backend = "setuptools.build_meta"\\n\\n[tool.setuptools]\\npackages = ["installed"]\\n'
+    bench.host.check_output(f"cp -p {file} {file}.kept && printf '{built}' >>{file}")
+    yield
+    bench.host.check_output(f"mv {file}.kept {file}")
+
+
+@pytest.mark.usefixtures("package")
+def test_a_project_that_is_a_package_is_installed_with_its_extras(bench) -> None:
+    """app_requirements_extras and _groups of a pyproject.toml with a build system."""
+    done = bench.run("install", requirements="pyproject.toml", **KINDS["pyproject.toml"][1])
+    assert done.rc == 0, done.stdout + done.stderr
+    packages = bench.packages()
+    assert {"installed", "django", "psycopg", "python-json-logger"} <= set(packages), packages
+    assert "django-debug-toolbar" not in packages
+
+
 def test_the_inventorys_interpreter_is_taken_and_no_other(bench) -> None:
     """app_python."""
     done = bench.run("install", python="/usr/bin/python3.99")

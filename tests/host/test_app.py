@@ -124,6 +124,7 @@ def test_process_cannot_write_outside_its_folders(host, app, units) -> None:
         # systemd leaves /run to the modes.
         for folder in ("/run", f"/run/{app}", "/run/systemd", "/run/postgresql"):
             result = host.run(f"{inside} runuser -u {app} -- touch {folder}/.redoubt-probe")
+            host.run(f"rm -f {folder}/.redoubt-probe")
             assert "Permission denied" in result.stderr, f"{unit} in {folder}: {result.stderr}"
         assert host.run(f"{inside} ls -A /home /root /run/user | grep -v :").stdout.split() == [], unit
 

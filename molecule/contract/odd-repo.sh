@@ -1,5 +1,5 @@
 #!/bin/sh
-# Turn a folder into a bare repository with a submodule and an annotated tag: odd-repo.sh FOLDER REPOSITORY SUBMODULE
+# Turn a folder into a bare repository with a submodule and an annotated tag: odd-repo.sh FOLDER REPOSITORY SUBMODULE PATH
 # The submodule is named relative to the repository, as projects do that are cloned over https by some and over ssh by others.
 set -eu
 
@@ -15,8 +15,8 @@ before=$(git rev-parse --quiet --verify 'refs/tags/v2.0.0^{commit}' || true)
 GIT_INDEX_FILE=$(mktemp -d)/index
 export GIT_INDEX_FILE
 git read-tree refs/heads/main
-modules=$(printf '[submodule "theme"]\n\tpath = server/theme\n\turl = ../%s\n' "$(basename "$3")" | git hash-object -w --stdin)
-git update-index --add --cacheinfo "100644,$modules,.gitmodules" --cacheinfo "160000,$theme,server/theme"
+modules=$(printf '[submodule "theme"]\n\tpath = %s\n\turl = ../%s\n' "$4" "$(basename "$3")" | git hash-object -w --stdin)
+git update-index --add --cacheinfo "100644,$modules,.gitmodules" --cacheinfo "160000,$theme,$4"
 commit=$(git commit-tree -p refs/heads/main -m "Second release" "$(git write-tree)")
 rm -r "$(dirname "$GIT_INDEX_FILE")"
 if [ "$commit" != "$before" ]; then

@@ -16,6 +16,8 @@ description:
   - Does not fail because of the network, DNS or the ACME server. What is wrong is in RV(problems), one sentence each; the
     certificate that exists stays in use.
   - Never takes a name away from a certificate because it does not lead here today.
+  - Keeps the account's contact as O(email) says. What was registered is written down beside the account, so that the ACME
+    server is told once and not asked again.
 version_added: "0.1.0"
 author: Redoubt maintainers (@redoubt)
 options:
@@ -33,7 +35,9 @@ options:
     type: str
     required: true
   email:
-    description: Contact for a new account. Empty for none.
+    description:
+      - Contact of the account. Empty for none.
+      - The contact of an account that was not registered here is unknown. It is set to an address, and never taken away.
     type: str
     default: ""
   profile:
@@ -80,6 +84,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+contact_updated:
+  description: Whether the contact of an account that was there before was changed.
+  returned: always
+  type: bool
 created:
   description: Whether there was none before.
   returned: always
@@ -104,6 +112,7 @@ import secrets
 import socket
 import ssl
 import time
+from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -111,6 +120,8 @@ CHALLENGES = ".well-known/acme-challenge"
 # Part of its lifetime that a certificate keeps when nothing has renewed it, although the timer ran for a while.
 NEGLECTED = 0.1
 TIMEOUT = 10
+# Beside the files of certbot's account, and gone with them: the contact that the ACME server was told last.
+CONTACT = "redoubt-contact"
 # Somebody else's certbot (the timer's) is done within this time, or hangs.
 LOCK_WAIT = 120
 
@@ -133,8 +144,45 @@ def read_certificate(module: AnsibleModule, config: str, name: str) -> dict | No
             text = file.read()
     settings = dict(re.findall(r"^(\w+) = (.*)$", text, re.MULTILINE))
     found["server"] = settings.get("server", "")
+    found["account"] = settings.get("account", "")
     found["profile"] = settings.get("required_profile", "").replace("None", "")
     return found
+
+
+def find_account(config: str, directory: str, chosen: str) -> str:
+    """Folder of the account at this server: the one that the certificate names, or the only one; nothing when there is none."""
+    server = urlsplit(directory)
+    accounts = f"{config}/accounts/{server.netloc}{server.path}"
+    found = [name for name in sorted(os.listdir(accounts)) if os.path.exists(f"{accounts}/{name}/regr.json")] if os.path.isdir(accounts) else []
+    if chosen in found or len(found) == 1:
+        return f"{accounts}/{chosen if chosen in found else found[0]}"
+    return ""
+
+
+def read_contact(account: str) -> str | None:
+    """The contact that the ACME server was told last for this account, or None where nobody wrote it down."""
+    try:
+        with open(f"{account}/{CONTACT}", encoding="utf-8") as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return None
+
+
+def write_contact(account: str, email: str) -> None:
+    """Write down what the ACME server was told."""
+    pending = f"{account}/.{CONTACT}.new"
+    with open(pending, "w", encoding="utf-8") as file:
+        file.write(f"{email}\n")
+    os.rename(pending, f"{account}/{CONTACT}")
+
+
+def contact_is_due(account: str, email: str) -> bool:
+    """Say whether the account's contact is another than it should be."""
+    if not account:
+        return False
+    known = read_contact(account)
+    # An account that somebody else registered has a contact that only he knows: none is wished for, none is taken away.
+    return bool(email) if known is None else known != email
 
 
 def addresses_of(name: str) -> list[str]:
@@ -257,16 +305,32 @@ def command(params: dict, names: list[str], exists: bool) -> list[str]:
     return words
 
 
+def contact_command(params: dict, account: str) -> list[str]:
+    """The call of certbot that tells the ACME server the contact."""
+    words = [params["certbot"], "update_account", "--non-interactive", "--server", params["directory"], "--account", os.path.basename(account)]
+    return words + (["--email", params["email"], "--no-eff-email"] if params["email"] else ["--register-unsafely-without-email"])
+
+
 def explain(output: str, directory: str) -> list[str]:
     """Sentences from what certbot printed."""
     found = re.findall(r"^\s*(?:Domain|Identifier):\s*(\S+)\n\s*Type:\s*(\S+)\n\s*Detail:\s*(.+)$", output, re.MULTILINE)
     if found:
         return [f"The ACME server {directory} could not validate {name} ({kind}): {detail}" for name, kind, detail in found]
+    return [f"certbot got no certificate from {directory}: {last_words(output)} More is in /var/log/letsencrypt/letsencrypt.log on the host."]
+
+
+def explain_contact(output: str, params: dict) -> str:
+    """A sentence from what certbot printed when the contact was refused."""
+    return (f"app_acme_email: the contact at {params['directory']} could not be changed to {params['email'] or 'none'}: {last_words(output)} "
+            "Certificates are renewed all the same. More is in /var/log/letsencrypt/letsencrypt.log on the host.")
+
+
+def last_words(output: str) -> str:
+    """The end of what certbot printed, without what it always prints."""
     noise = ("Saving debug log", "Ask for help", "See the logfile", "Some challenges have failed", "Requesting a certificate",
              "Account registered", "Renewing an existing")
     lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith(noise)]
-    why = " ".join(lines[-4:]) or "it does not say why."
-    return [f"certbot got no certificate from {directory}: {why} More is in /var/log/letsencrypt/letsencrypt.log on the host."]
+    return " ".join(lines[-4:]) or "it does not say why."
 
 
 def run_certbot(module: AnsibleModule, words: list[str]) -> tuple[int, str]:
@@ -301,11 +365,22 @@ def main() -> None:
     wanted = list(dict.fromkeys(name.lower() for name in params["domains"]))
     old = read_certificate(module, params["config"], params["name"])
     names = old["names"] if old else []
+    chosen = old["account"] if old else ""
+    account = find_account(params["config"], params["directory"], chosen)
+    updated, refusals = contact_is_due(account, params["email"]), []
+    if updated and not module.check_mode:
+        code, output = run_certbot(module, contact_command(params, account))
+        if code:
+            updated, refusals = False, [explain_contact(output, params)]
+        else:
+            write_contact(account, params["email"])
 
     def finish(changed: bool, names: list[str], problems: list[str]) -> None:
+        problems = refusals + problems
         for problem in problems:
             module.warn(problem)
-        module.exit_json(changed=changed, created=changed and old is None, names=sorted(names), problems=problems)
+        module.exit_json(changed=changed or updated, created=changed and old is None, contact_updated=updated, names=sorted(names),
+                         problems=problems)
 
     sound = (old is not None and old["left"] > NEGLECTED
              and (old["server"], old["profile"]) == (params["directory"], params["profile"]))
@@ -325,6 +400,9 @@ def main() -> None:
     if module.check_mode:
         finish(True, order, problems)
     code, output = run_certbot(module, command(params, order, exists=old is not None))
+    # Also where it got no certificate: the account is there then, and the next run has to know its contact.
+    if not account and (made := find_account(params["config"], params["directory"], "")):
+        write_contact(made, params["email"])
     if code:
         finish(False, names, problems + explain(output, params["directory"]))
     finish(True, order, problems)

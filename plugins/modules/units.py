@@ -42,6 +42,27 @@ options:
     type: list
     elements: str
     default: []
+  former:
+    description:
+      - Unit files in C(/etc/systemd/system) that an earlier run installed and that are asked for no more. They are stopped,
+        disabled and removed.
+      - One that stays and is no more among O(enabled), although it is enabled on the host, is stopped and disabled.
+    type: dict
+    suboptions:
+      files:
+        description: Patterns of their names.
+        type: list
+        elements: str
+        required: true
+      having:
+        description: What a line of such a file begins with. A file without that line is somebody else's and is left alone.
+        type: str
+        required: true
+      kept:
+        description: Names of the units that are still asked for.
+        type: list
+        elements: str
+        required: true
   daemon_reload:
     description: Make systemd read all unit files first, for units that are new under a name it already knows.
     type: bool
@@ -64,6 +85,14 @@ EXAMPLES = r"""
 - name: Reload nginx
   redoubt.django.units:
     reloaded: [nginx.service]
+
+- name: Run the application's units, and none that it had once
+  redoubt.django.units:
+    enabled: [notes-worker.service]
+    former:
+      files: ["notes-*.service", "notes-*.timer"]
+      having: "Description=notes: "
+      kept: [notes-worker.service]
 """
 
 RETURN = r"""
@@ -75,8 +104,12 @@ actions:
   sample: ["enable nginx.service", "start nginx.service"]
 """
 
+import fnmatch
+import os
+
 from ansible.module_utils.basic import AnsibleModule
 
+FOLDER = "/etc/systemd/system"
 PROPERTIES = ("Id", "Names", "LoadState", "ActiveState", "UnitFileState", "NeedDaemonReload", "ConditionResult",
               "ConditionTimestampMonotonic")
 RUNNING = ("active", "activating", "reloading")
@@ -98,9 +131,32 @@ def is_up(state: dict[str, str]) -> bool:
     return refused and state["ActiveState"] == "inactive"
 
 
-def plan(params: dict, states: dict[str, dict[str, str]]) -> list[tuple[str, str]]:
-    """Return the ``(verb, unit)`` calls of systemctl that lead from the states to what is asked for."""
+def installed(former: dict | None) -> list[str]:
+    """Return the names of the files that `former` describes, those that are kept included; timers before what they start."""
+    found = []
+    for name in sorted(os.listdir(FOLDER) if former else []):
+        path = f"{FOLDER}/{name}"
+        if any(fnmatch.fnmatch(name, pattern) for pattern in former["files"]) and os.path.isfile(path) and not os.path.islink(path):
+            with open(path, encoding="utf-8", errors="replace") as file:
+                if any(line.startswith(former["having"]) for line in file):
+                    found.append(name)
+    return sorted(found, key=lambda name: not name.endswith(".timer"))
+
+
+def plan(params: dict, states: dict[str, dict[str, str]], files: list[str]) -> list[tuple[str, str]]:
+    """Return the ``(verb, unit)`` calls of systemctl that lead from the states to what is asked for, and the removals."""
     calls = []
+    for unit in files:
+        state, gone = states[unit], unit not in params["former"]["kept"]
+        linked = state["UnitFileState"] in ("enabled", "enabled-runtime")
+        if not gone and (not linked or unit in params["enabled"]):
+            continue
+        if state["ActiveState"] not in ("inactive", "failed"):
+            calls.append(("stop", unit))
+        if linked:
+            calls.append(("disable", unit))
+        if gone:
+            calls.append(("remove", unit))
     for unit in params["disabled"]:
         state = states[unit]
         if state["LoadState"] == "not-found":
@@ -127,8 +183,11 @@ def main() -> None:
     lists = ("enabled", "started", "reloaded", "restarted", "disabled")
     spec = {name: {"type": "list", "elements": "str", "default": []} for name in lists}
     spec["daemon_reload"] = {"type": "bool", "default": False}
+    names = {"type": "list", "elements": "str", "required": True}
+    spec["former"] = {"type": "dict", "options": {"files": names, "having": {"type": "str", "required": True}, "kept": names}}
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
-    units = sorted({unit for name in lists for unit in module.params[name]})
+    files = installed(module.params["former"])
+    units = sorted({unit for name in lists for unit in module.params[name]} | set(files))
     if not units:
         module.exit_json(changed=False, actions=[])
 
@@ -152,13 +211,25 @@ def main() -> None:
         detail = ", ".join(f"{unit} ({states[unit]['LoadState']})" for unit in missing)
         module.fail_json(msg=f"systemd cannot use {detail}. `systemctl status {missing[0]}` on the host says why.")
 
-    calls = plan(module.params, states)
+    def forget_failure(unit: str) -> None:
+        # The end of a process can count as a failure: at once when its command has become a timer's, for which a signal is none
+        # of the good ends. It would stay in the list of failed units, be it under a name that is gone.
+        systemctl("reset-failed", unit)
+
+    calls = plan(module.params, states, files)
     if not module.check_mode:
         for verb, unit in calls:
+            if verb == "remove":
+                os.unlink(f"{FOLDER}/{unit}")
+                systemctl("daemon-reload")
+                forget_failure(unit)
+                continue
             code, _out, err = systemctl(verb, unit)
             if code:
                 log = module.run_command(["journalctl", "--no-pager", "--output=cat", "--lines=25", f"--unit={unit}"])[1]
                 module.fail_json(msg=f"`systemctl {verb} {unit}` failed: {err.strip()}", journal=log.splitlines())
+            if verb == "stop" and unit in files:
+                forget_failure(unit)
     module.exit_json(changed=bool(calls), actions=[f"{verb} {unit}" for verb, unit in calls])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
 
 import pytest
 
@@ -57,6 +58,16 @@ def bench(locks):
     found = Bench(locks, "bench")
     yield found
     found.remove()
+
+
+def test_the_repository_is_on_the_hosts_own_disk(locks, lab) -> None:
+    """app_repo: file:///, of root's, with a submodule beside it; fetched by the build user."""
+    manifest = json.loads(locks.file("/srv/installed/live/release/manifest.json").content_string)
+    argv = ["git", "--git-dir", str(lab.dir / "git/locks.git"), "rev-parse", "v2.0.0^{commit}"]
+    commit = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+    assert (manifest["from"], manifest["version"], manifest["commit"]) == ("file:///srv/git/locks.git", "v2.0.0", commit)
+    assert locks.check_output("stat -c %U:%G /srv/git/locks.git /srv/git/ini.git").split() == ["root:root"] * 2
+    assert locks.file("/srv/installed/live/release/src/theme/settings.py").exists
 
 
 def test_the_live_release_has_the_lock_that_auto_takes_first(browse) -> None:
@@ -118,6 +129,33 @@ def test_they_are_for_its_pyproject(bench) -> None:
     done = bench.run("install", requirements="pyproject.toml", **KINDS["pyproject.toml"][1])
     assert done.rc != 0
     assert "sqlparse" in done.stderr or "nowhere" in done.stderr
+
+
+@pytest.fixture
+def package(bench):
+    """The project as a package that is built, not only a list of what it needs."""
+    file = f"{bench.path}/src/pyproject.toml"
+    built = '\\n[build-system]\\nrequires = ["setuptools>=77"]\\nbuild-backend = "setuptools.build_meta"\\n\\n[tool.setuptools]\\npackages = ["installed"]\\n'
+    bench.host.check_output(f"cp -p {file} {file}.kept && printf '{built}' >>{file}")
+    yield
+    bench.host.check_output(f"mv {file}.kept {file}")
+
+
+@pytest.mark.usefixtures("package")
+def test_a_project_that_is_a_package_is_installed_with_its_extras(bench) -> None:
+    """app_requirements_extras and _groups of a pyproject.toml with a build system."""
+    done = bench.run("install", requirements="pyproject.toml", **KINDS["pyproject.toml"][1])
+    assert done.rc == 0, done.stdout + done.stderr
+    packages = bench.packages()
+    assert {"installed", "django", "psycopg", "python-json-logger"} <= set(packages), packages
+    assert "django-debug-toolbar" not in packages
+
+
+def test_the_inventorys_interpreter_is_taken_and_no_other(bench) -> None:
+    """app_python."""
+    done = bench.run("install", python="/usr/bin/python3.99")
+    assert done.rc != 0
+    assert "/usr/bin/python3.99" in done.stderr
 
 
 def test_a_file_that_is_not_there_is_a_sentence(bench) -> None:

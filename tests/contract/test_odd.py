@@ -92,6 +92,19 @@ def test_the_driver_runs_on_debians_library(odd) -> None:
     assert odd.package("libpq5").is_installed
 
 
+def test_programs_that_the_project_runs_are_there(odd) -> None:
+    """app_apt_packages: one that nothing else of the host asks for, found by the process."""
+    release = odd.check_output(f"basename $(readlink -f {RELEASE})")
+    assert odd.run(f"/usr/local/lib/redoubt/pantry-run runtime {release} 'jpegoptim --version'").stdout.startswith("jpegoptim")
+
+
+def test_a_release_is_made_and_probed_as_the_inventory_says(odd, lab) -> None:
+    """app_python, app_probe_paths, app_health_path, app_start_timeout: what the host's program does with them, its own tests say."""
+    told, said = json.loads(odd.file("/etc/pantry/release.json").content_string), lab.vars("odd1")
+    assert told["python"] == said["app_python"] == "/usr/bin/python3.13"
+    assert told["probe"] == {"domain": "pantry.test", "health": "/up/", "paths": ["/", "/login/", "/shelves/"], "timeout": 90}
+
+
 def test_migrations_had_the_environment(https) -> None:
     """app_env reaches app_migrate as it is written: commas, quotes, ampersand and dollar."""
     assert list(https.get(f"{URL}/shelves/").json()["shelves"]) == ["flour", '"rye & oats"', "$HOME"]
@@ -211,6 +224,37 @@ def test_a_timer_runs_its_command(odd) -> None:
     assert odd.check_output("stat -c %U '/srv/pantry/data/taken at 100%'") == "pantry"
     assert "Europe/Berlin" in odd.check_output("systemctl show --property=TimersCalendar pantry-stocktaking.timer")
     assert odd.service("pantry-stocktaking.timer").is_running
+
+
+def contact(odd) -> str:
+    """What the ACME server has."""
+    shown = odd.check_output("certbot show_account --server https://acme.test:14000/dir")
+    return re.search(r"Email contacts?: (.+)", shown)[1]
+
+
+def test_the_acme_server_knows_whom_to_write_to(lab, odd) -> None:
+    """app_acme_email: of a new account, and of one that is there. A run that has nothing to say does not ask the server."""
+    wanted = lab.vars("odd1")["app_acme_email"]
+    assert contact(odd) == wanted
+    deploy = ["playbooks/site.yml", "--limit", "odd1", "-e", f"lab={lab.name}"]
+    other = ["-e", "app_acme_email="]
+    try:
+        predicted = lab.playbook(*deploy, *other, "--check")
+        assert changes(predicted) == 1, predicted.stdout[-3000:]
+        assert contact(odd) == wanted
+        assert changes(lab.playbook(*deploy, *other)) == 1
+        assert contact(odd) == "none"
+        log = odd.check_output("stat -c %Y%s /var/log/letsencrypt/letsencrypt.log")
+        assert changes(lab.playbook(*deploy, *other)) == 0
+        assert odd.check_output("stat -c %Y%s /var/log/letsencrypt/letsencrypt.log") == log
+    finally:
+        lab.playbook(*deploy)
+    assert contact(odd) == wanted
+
+
+def changes(done) -> int:
+    """How many tasks of a run changed the host."""
+    return int(re.search(r"^odd1 .*changed=(\d+) ", done.stdout, re.MULTILINE)[1])
 
 
 def test_the_second_name_leads_to_the_first(https) -> None:

@@ -15,17 +15,28 @@ SANDBOX = {
     "ProtectProc": "invisible",
     "ProcSubset": "pid",
     "PrivateTmp": "yes",
+    "PrivateMounts": "yes",
     "PrivateDevices": "yes",
+    "DevicePolicy": "closed",
+    "ProtectClock": "yes",
+    "ProtectHostname": "yes",
+    "ProtectKernelLogs": "yes",
     "ProtectKernelTunables": "yes",
     "ProtectKernelModules": "yes",
     "ProtectControlGroups": "yes",
+    "RestrictRealtime": "yes",
     "RestrictSUIDSGID": "yes",
     "RestrictNamespaces": "yes",
+    "RestrictAddressFamilies": "AF_INET AF_INET6 AF_UNIX",
     "LockPersonality": "yes",
+    "RemoveIPC": "yes",
+    "KeyringMode": "private",
     "CapabilityBoundingSet": "",
     "AmbientCapabilities": "",
     "SystemCallArchitectures": "native",
 }
+# System calls of the groups that the filter leaves out, one of each.
+REFUSED_CALLS = {"mount", "setuid", "ptrace", "bpf", "init_module", "reboot", "settimeofday", "swapon", "setrlimit", "sched_setscheduler"}
 # A unit that answers requests of strangers: DESIGN's bound for the exposure that systemd computes, 0 best, 10 worst.
 EXPOSURE = 1.5
 
@@ -63,11 +74,19 @@ def processes(host, unit: str) -> list[int]:
     return [int(pid) for pid in pids.split()]
 
 
-def test_units_run_in_the_sandbox(host, units) -> None:
-    for unit in units:
+def test_units_run_in_the_sandbox(host, app, units) -> None:
+    listening = {f"{app}-{name}.service" for name, process in host.lab["app_processes"].items() if process.get("listen")}
+    scheduled = [f"{app}-{name}.service" for name in host.lab["app_timers"]]
+    for unit in [*units, *scheduled]:
         found = properties(host, unit)
-        assert found["ActiveState"] == "active", unit
+        assert unit in scheduled or found["ActiveState"] == "active", unit
         assert {name: found[name] for name in SANDBOX} == SANDBOX, unit
+        calls = set(found["SystemCallFilter"].split())
+        assert "read" in calls and not calls & REFUSED_CALLS, unit
+        # nginx writes to a socket through its group.
+        assert found["UMask"] == ("0007" if unit in listening else "0027"), unit
+        assert found["User"] == found["Group"] == app, unit
+        assert found["MemoryHigh"] != "infinity", unit
 
 
 def test_processes_have_lost_every_privilege(host, app, units) -> None:
@@ -91,21 +110,30 @@ def test_exposure_is_low(host, units) -> None:
         assert score <= EXPOSURE, verdict
 
 
-def test_process_cannot_write_outside_its_folders(host, app, live) -> None:
-    pid = properties(host, live)["MainPID"]
-    inside = f"nsenter --target {pid} --mount -- runuser -u {app} --"
+def test_process_cannot_write_outside_its_folders(host, app, units) -> None:
     release = host.check_output(f"readlink -f /srv/{app}/live/release")
-    for folder in (f"{release}/src", f"{release}/venv", f"/srv/{app}/static", "/etc", "/var/lib", "/usr/local/bin", "/home", "/srv"):
-        result = host.run(f"{inside} touch {folder}/.redoubt-probe")
-        assert result.rc != 0, folder
-        assert "Read-only" in result.stderr or "Permission denied" in result.stderr or "No such file" in result.stderr, result.stderr
-    # Root in the same view meets the read-only mounts, not only the modes.
-    assert "Read-only" in host.run(f"nsenter --target {pid} --mount -- touch {release}/src/.redoubt-probe").stderr
+    folders = (f"{release}/src", f"{release}/venv", f"/srv/{app}/static", f"/srv/{app}", "/etc", f"/etc/{app}", "/var/lib", "/var/log",
+               "/usr/local/bin", "/home", "/root", "/srv", "/boot")
+    for unit in units:
+        # As root: what stops it are the read-only mounts, not only the modes.
+        inside = f"nsenter --target {properties(host, unit)['MainPID']} --mount --"
+        for folder in folders:
+            result = host.run(f"{inside} touch {folder}/.redoubt-probe")
+            host.run(f"rm -f {folder}/.redoubt-probe")
+            assert "Read-only file system" in result.stderr, f"{unit} in {folder}: {result.stderr}"
+        # systemd leaves /run to the modes.
+        for folder in ("/run", f"/run/{app}", "/run/systemd", "/run/postgresql"):
+            result = host.run(f"{inside} runuser -u {app} -- touch {folder}/.redoubt-probe")
+            host.run(f"rm -f {folder}/.redoubt-probe")
+            assert "Permission denied" in result.stderr, f"{unit} in {folder}: {result.stderr}"
+        assert host.run(f"{inside} ls -A /home /root /run/user | grep -v :").stdout.split() == [], unit
 
 
 def test_release_belongs_to_root(host, app) -> None:
     release = host.check_output(f"readlink -f /srv/{app}/live/release")
-    writable = [f"{release}/src/{path}" for path in host.lab["app_writable_paths"]]
+    static = host.lab["app_static_root"]
+    writable = [f"{release}/static{path.removeprefix(static)}" if path.startswith(f"{static}/") else f"{release}/src/{path}"
+                for path in host.lab["app_writable_paths"]]
     pruned = "".join(f" -path {path} -prune -o" for path in writable)
     assert host.check_output(f"find {release}{pruned} ( ! -user root -o -perm /022 ) ! -type l -print".replace("(", r"\(").replace(")", r"\)")) == ""
     assert host.run(f"runuser -u {app} -- cat {release}/manifest.json").rc == 0
@@ -150,11 +178,14 @@ def test_secrets_are_roots(host, app, lab) -> None:
 
 
 def test_files_of_the_application_are_closed_to_others(host, app) -> None:
-    for path in (f"/srv/{app}/media", f"/srv/{app}/data", f"/etc/{app}/env"):
-        assert "Permission denied" in host.run(f"runuser -u nobody -- ls {path}/").stderr + host.run(f"runuser -u nobody -- cat {path}").stderr, path
-    build = f"runuser -u {host.lab['site_build_user']} --"
-    for path in (f"/etc/{app}/env", f"/srv/{app}/data/", f"/srv/{app}/media/"):
-        assert "Permission denied" in host.run(f"{build} ls -l {path}").stderr + host.run(f"{build} cat {path}").stderr, path
+    for user in ("nobody", host.lab["site_build_user"], host.lab["site_migrate_user"]):
+        for folder in (host.lab["app_media_root"], host.lab["app_data_root"]):
+            for command in (f"ls {folder}/", f"stat {folder}/.", f"touch {folder}/.redoubt-probe"):
+                done = host.run(f"runuser -u {user} -- {command}")
+                assert done.rc != 0 and "Permission denied" in done.stderr, f"{user}: {command}"
+        for name in ("env", "migrate.env", "build.env"):
+            done = host.run(f"runuser -u {user} -- cat /etc/{app}/{name}")
+            assert done.rc != 0 and "Permission denied" in done.stderr, f"{user}: {name}"
 
 
 def test_accounts_cannot_log_in(host, app) -> None:
@@ -186,5 +217,7 @@ def test_scheduled_commands_are_due(host, app) -> None:
 def test_boot_makes_the_sockets_again(host, app) -> None:
     for colour in ("blue", "green"):
         assert host.service(f"{app}@{colour}.socket").is_enabled
-    planned = host.check_output(f"cat /etc/tmpfiles.d/{app}.conf")
+    planned = host.check_output(f"cat /etc/tmpfiles.d/{app}.conf").splitlines()
     assert f"L+ /run/{app}/live.sock - - - - /srv/{app}/live/sock" in planned
+    for name, process in host.lab["app_processes"].items():
+        assert (f"d /run/{app}/{name} 2750 {app} www-data" in planned) == process.get("listen", False), name

@@ -133,13 +133,16 @@ def check_type(spec: dict, variable: str, value: t.Any, path: tuple = (), secret
     if sentence:
         yield Problem(variable, sentence, path)
         return
-    if choices and value not in choices:
+    if choices and wanted != "list" and value not in choices:
         shown = "" if secret else f" {value!r},"
-        yield Problem(variable, f"is{shown or ' something'} but must be {alternatives(choices)}{closest(str(value), map(str, choices))}", path)
+        hint = closest(str(value), map(str, choices))
+        # A long list helps less than the one name that was meant.
+        wanted_is = "which is none of its values" if hint and len(choices) > 8 else f"but must be {alternatives(choices)}"
+        yield Problem(variable, f"is{shown or ' something'} {wanted_is}{hint}", path)
     if wanted == "list":
         for index, element in enumerate(value):
-            inner = {"type": spec.get("elements", "raw")}
-            yield from check_type({**inner, **({"options": spec["options"]} if "options" in spec else {})}, variable, element, (*path, index), secret)
+            inner = {"type": spec.get("elements", "raw"), **{key: spec[key] for key in ("options", "choices") if key in spec}}
+            yield from check_type(inner, variable, element, (*path, index), secret)
     elif wanted == "dict" and "options" in spec:
         yield from check_options(spec["options"], variable, value, path, secret)
 

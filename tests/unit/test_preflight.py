@@ -304,6 +304,8 @@ REFUSED = [
     ({"app_hooks": {"after_switch": ["true", " "]}}, "app_hooks.after_switch[1] is an empty command"),
     ({"app_hooks": {"after_swich": ["true"]}}, "did you mean after_switch?"),
     ({"app_check_fail_level": "error"}, "must be CRITICAL"),
+    ({"app_guard_skip": ["password_hasher"]}, "app_guard_skip[0] is 'password_hasher'"),
+    ({"app_guard_skip": ["password_hasher"]}, "did you mean password_hashers?"),
     ({"app_audit": "fail"}, "must be report or refuse"),
     ({"app_audit_service": "http://osv.example.org/v1/query"}, "app_audit_service"),
     ({"app_audit_waivers": [{"id": "CVE-2026-1", "reason": "not used", "until": "31.12.2026"}]}, "which is no day: write it as 2026-12-31"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import pathlib
+import re
 import shutil
 
 import pytest
@@ -71,3 +72,11 @@ def test_readme_shows_what_a_table_breaks_on():
     option = {"type": "list", "elements": "str", "default": ["a|b"], "description": "one | two\nthree"}
     assert specs.table({"x_y": option})[2] == '| `x_y` | list of str | `["a\\|b"]` | one \\| two three |'
     assert specs.code("`x`") == "`` `x` ``"
+
+
+def test_guard_parts_are_those_of_the_guard():
+    """The inventory may name what the package knows, no more and no less; Django is not there to ask."""
+    source = (ROOT / "guard/redoubt_guard/overlay.py").read_text()
+    parts = [*re.findall(r'\bOverride\(\s*"(\w+)"', source), *re.findall(r'"(\w+)"', re.search(r"^PARTS = (.*)$", source, re.MULTILINE)[1])]
+    options = specs.load(ROOT / "roles/site/meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+    assert len(parts) > 20 and options["app_guard_skip"]["choices"] == parts

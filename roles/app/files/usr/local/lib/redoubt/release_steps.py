@@ -26,6 +26,7 @@ from pathlib import Path
 TOOLS = Path("/usr/local/lib/redoubt")
 STATE = Path("/var/lib/redoubt")
 UV = TOOLS / "uv/bin/uv"
+GUARD_HEALTH = "/-/health"
 # In the order of how exactly they pin: a lock with hashes before a list, a list before a declaration.
 REQUIREMENTS = ("uv.lock", "poetry.lock", "Pipfile.lock", "requirements.txt", "requirements/production.txt", "pyproject.toml")
 
@@ -171,6 +172,7 @@ def install(app: dict, release: Path) -> None:
     pip = [UV, "pip", "install", "--quiet", "--no-config"]
     declared = pip if app["index"] else pip[:-1]
     extras = f"[{','.join(app['extras'])}]" if app["extras"] else ""
+    reused = False
 
     if app["source"] == "pypi":
         more = [app["package"].partition("[")[0].strip() + extras] if extras else []
@@ -206,13 +208,19 @@ def install(app: dict, release: Path) -> None:
                 copies.mkdir(exist_ok=True)
                 scratch = without_indexes(scratch, {}, copies, folder)
             wanted = [*pip, "--requirement", scratch]
-            if reuse(app, venv, [*wanted, *app["extra"]], folder, env):
-                return
-            run(*wanted, cwd=folder, env=env)
+            reused = reuse(app, venv, [*wanted, *app["extra"]], folder, env)
+            if not reused:
+                run(*wanted, cwd=folder, env=env)
 
-    if app["extra"]:
+    if app["extra"] and not reused:
         run(*pip, *app["extra"], env=env)
-    add_gunicorn(pip, release, env)
+    add("gunicorn", pip, release, env)
+    if app["guard"]["mode"] != "off":
+        try:
+            add("argon2-cffi", pip, release, env)
+        except Refused as error:
+            # The guard does without, and `manage.py check` says so.
+            print(f"argon2-cffi: {error}", flush=True)
 
 
 def reuse(app: dict, venv: Path, wanted: list[str | Path], folder: Path, env: dict[str, str]) -> bool:
@@ -228,8 +236,8 @@ def reuse(app: dict, venv: Path, wanted: list[str | Path], folder: Path, env: di
     resolved = {line[3:] for line in answer.stderr.splitlines() if line.startswith(" + ")}
     listing = subprocess.run([UV, "pip", "list", "--no-config", "--format=json", f"--python={source}"], env={**os.environ, **env}, capture_output=True, check=True)
     present = {f"{row['name']}=={row['version']}" for row in json.loads(listing.stdout)}
-    # The one thing that the kit itself may have added.
-    ours = set(re.findall(r"^\S+==[^\s;\\]+", (TOOLS / "gunicorn.txt").read_text(), re.MULTILINE))
+    # What the kit itself may have added.
+    ours = {name for lock in ("gunicorn", "argon2-cffi") for name in re.findall(r"^\S+==[^\s;\\]+", (TOOLS / f"{lock}.txt").read_text(), re.MULTILINE)}
     gunicorn = {name for name in present if name.startswith("gunicorn==")}
     # A package from a path or an address shows it, and is not the same only because its version is.
     if answer.returncode or not gunicorn or not resolved <= present or not present - resolved <= ours:
@@ -247,15 +255,15 @@ def reuse(app: dict, venv: Path, wanted: list[str | Path], folder: Path, env: di
     return True
 
 
-def add_gunicorn(pip: list[str | Path], release: Path, env: dict[str, str]) -> None:
-    """Install the kit's gunicorn where the project brings none, leaving what it brings as it is."""
+def add(name: str, pip: list[str | Path], release: Path, env: dict[str, str]) -> None:
+    """Install a package of the kit's own list where the project brings none, leaving what it brings as it is."""
     listing = subprocess.run([UV, "pip", "list", "--no-config", "--format=json"], env={**os.environ, **env}, capture_output=True, check=True)
     present = {row["name"] for row in json.loads(listing.stdout)}
-    if "gunicorn" in present:
+    if name in present:
         return
-    blocks = (TOOLS / "gunicorn.txt").read_text().replace("\\\n", "").splitlines()
+    blocks = (TOOLS / f"{name}.txt").read_text().replace("\\\n", "").splitlines()
     wanted = [line for line in blocks if "==" in line and line.split("==")[0] not in present]
-    lock = release / "gunicorn.txt"
+    lock = release / f"{name}.txt"
     lock.write_text("\n".join(wanted) + "\n")
     run(*pip, "--require-hashes", "--no-deps", "--requirement", lock, env=env)
     lock.unlink()
@@ -273,6 +281,11 @@ def place(app: dict, release: Path) -> None:
     """Put the inventory's files into the source, and link what outlives the release."""
     src, build = release / "src", grp.getgrnam(app["build_user"]).gr_gid
     (release / "static").mkdir(exist_ok=True)
+    packages = next((release / "venv/lib").glob("python3*/site-packages"))
+    shutil.rmtree(packages / "redoubt_guard", ignore_errors=True)
+    if app["guard"]["mode"] != "off":
+        # Beside the project's packages, so that a release has the guard it was checked with.
+        shutil.copytree(TOOLS / "redoubt_guard", packages / "redoubt_guard", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.chown(release / "static", app["build_user"], app["build_user"])
     for item in app["files"]:
         target = inside(src, item["dest"])
@@ -452,11 +465,12 @@ def restarts(unit: str) -> int:
     return int(shown.stdout.strip() or 0)
 
 
-def probe(app: dict, colour: str) -> None:
+def probe(app: dict, colour: str) -> list[str]:
     """Refuse a colour that does not answer as it must: the health path with 200, the others with anything but a 5xx.
 
-    Without a colour it is the public site that is asked, for the others only.
+    Without a colour it is the public site that is asked, for the others only. Return what somebody should know.
     """
+    notes = []
     wanted = app["probe"]
     unit = f"{Path(app['root']).name}@{colour}.service"
     deadline = time.monotonic() + wanted["timeout"]
@@ -466,6 +480,10 @@ def probe(app: dict, colour: str) -> None:
             # Until its processes have started, a colour keeps a question waiting; one whose processes end and end again, for ever.
             status, said = ask(app, colour, path, max(1, min(patience, deadline - time.monotonic())))
             if status == 200 or (not health and 200 <= status < 500):
+                break
+            if health and status == 404 and path == GUARD_HEALTH and wanted["guarded"]:
+                notes.append("The guard is not in place: the project sets DJANGO_SETTINGS_MODULE itself instead of with setdefault. Nothing "
+                             "answers for its health, and its settings are as they are.")
                 break
             reason = f"https://{wanted['domain']}{path} answered {said}{' instead of 200' if health and status else ''}"
             if colour and status == 0 and restarts(unit) > 1:
@@ -479,6 +497,7 @@ def probe(app: dict, colour: str) -> None:
             patience *= 2
             time.sleep(1 if answered or patience > 20 else 0.2)
         deadline = time.monotonic() + wanted["timeout"]
+    return notes
 
 
 def served(app: dict) -> list[Path]:

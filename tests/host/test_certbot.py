@@ -72,7 +72,8 @@ def test_the_key_is_for_root_alone(host, folder: str) -> None:
 
 def test_certbot_is_the_locked_one(host) -> None:
     wanted = dict(re.findall(r"^([a-z0-9-]+)==([^\s;]+)(?![^\n]*sys_platform == 'win32')", REQUIREMENTS.read_text(), re.MULTILINE))
-    pip = host.check_output("/usr/local/lib/redoubt/certbot/bin/pip list --format=freeze --disable-pip-version-check")
+    packages = "import importlib.metadata as m; print(*(f'{d.name}=={d.version}' for d in m.distributions()), sep='\\n')"
+    pip = host.check_output(f'/usr/local/lib/redoubt/certbot/bin/python -c "{packages}"')
     found = dict(line.lower().replace("_", "-").split("==") for line in pip.splitlines())
     found.pop("pip", None)
     found.pop("setuptools", None)

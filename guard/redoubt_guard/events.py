@@ -69,7 +69,7 @@ def written(value: Any) -> str:
         return "null"
     # No more than LONGEST characters can stay; cutting first keeps a huge value from costing time.
     text = _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", str(value)[: LONGEST + 1])
-    escaped = json.dumps(text)[1:-1].replace("\x7f", "\\u007f")
+    escaped = json.dumps(text)[1:-1]
     if len(escaped) > LONGEST:
         mark = "\\u2026"
         kept = ""

@@ -355,12 +355,12 @@ def _databases(settings: Settings, change: Callable[[dict[str, Any]], dict[str, 
     current = get(settings, "DATABASES")
     if not isinstance(current, Mapping):
         return []
-    wanted = {alias: change(dict(database)) if database else database for alias, database in current.items()}
+    wanted = {alias: change(dict(database)) for alias, database in current.items()}
     return [Change("DATABASES", wanted, breaks)] if wanted != current else []
 
 
 def _postgres(database: Mapping[str, Any]) -> bool:
-    engine = str(database.get("ENGINE", ""))
+    engine = str(database.get("ENGINE"))
     return any(word in engine for word in ("postgresql", "postgis", "psqlextra", "timescale"))
 
 

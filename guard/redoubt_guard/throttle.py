@@ -83,14 +83,15 @@ class Counter:
         """Count one failure."""
         window = self._windows(now)[0]
         names = [f"{window}:{slot}" for slot in range(1, SLOTS + 1)]
-        # Somebody else may be quicker with the number that was free; then it is the next one.
-        for _ in range(2 * SLOTS):
+        # Somebody else may be quicker with the number that was free, or hold the whole table (SQLite); then it is tried again.
+        for tries in range(2 * SLOTS):
             taken = cache.get_many(names)
             free = next((name for name in names if name not in taken), None)
             if free is None:
                 break
             if cache.add(free, now, 2 * WINDOW):
                 return
+            time.sleep(tries / 1000)
         cache.set(names[-1], now, 2 * WINDOW)
 
     def clear(self, cache: Any, now: float) -> None:

@@ -98,7 +98,7 @@ def test_written(value, text):
 
 
 def test_an_unknown_event_is_a_mistake_of_the_guard():
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="login_fialed"):
         line("login_fialed", **NOBODY)
     with pytest.raises(KeyError):
         events.emit("login_fialed")
@@ -116,6 +116,8 @@ def test_a_pseudonym_needs_the_key():
     assert re.fullmatch("[0-9a-f]{12}", mark)
     assert mark == events.pseudonym("hunter2") != events.pseudonym("hunter3")
     events.pseudonym("\ud800")
+    with override_settings(SECRET_KEY="not \udce4 text"):
+        assert events.pseudonym("hunter2") != mark
     with override_settings(SECRET_KEY="another"):
         assert events.pseudonym("hunter2") == "aa7a14181df4" != mark
 
@@ -228,6 +230,16 @@ def test_a_line_that_cannot_be_sent_at_all_is_lost_and_told(journal, capsys):
     told, last = journal.entries()
     assert json.loads(told["MESSAGE"])["detail"] == "1"
     assert (last["MESSAGE"], last["PRIORITY"]) == ("{}", "6")
+
+
+def test_errors_of_any_kind_are_counted(monkeypatch, capsys):
+    log = Journal("shop-security")
+    assert log.path == "/run/systemd/journal/socket"
+    monkeypatch.setattr(log, "_transmit", lambda text, severity: 1 / 0)
+    for _ in range(3):
+        log.send("{}", 4)
+    assert log.lost == 3
+    assert capsys.readouterr().err.count("cannot be sent: ZeroDivisionError") == 1
 
 
 def test_nothing_left_to_write_to(tmp_path, monkeypatch):

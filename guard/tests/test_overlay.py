@@ -213,7 +213,7 @@ def test_headers():
         "no-referrer, strict-origin-when-cross-origin",
     ):
         assert changed("referrer_policy", {"SECURE_REFERRER_POLICY": good}) == {}
-    for weak in (None, "", "unsafe-url", [], "same-origin, unsafe-url", ("no-referrer-when-downgrade",)):
+    for weak in (None, "", "unsafe-url", [], "same-origin, unsafe-url", "no-referrer,unsafe-url", ("no-referrer-when-downgrade",)):
         assert changed("referrer_policy", {"SECURE_REFERRER_POLICY": weak}) == {"SECURE_REFERRER_POLICY": "same-origin"}
     assert told("referrer_policy", {"SECURE_REFERRER_POLICY": None}) == [
         "Other sites are not told any more from which page a visitor comes."
@@ -313,6 +313,7 @@ def test_database_connections():
     assert changed("database_connections", {"DATABASES": None}) == {}
     assert changed("database_connections", {"DATABASES": {"default": {}}}) == {}
     assert database("database_connections", POSTGRES) == {**POSTGRES, "CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
+    assert told("database_connections", {"DATABASES": {"default": POSTGRES}}) == [""]
     assert database("database_connections", POSTGRES, conn_max_age=5)["CONN_MAX_AGE"] == 5
     assert database("database_connections", POSTGRES, conn_max_age=0) is None
     assert database("database_connections", POSTGRES, stage="worker") is None
@@ -463,6 +464,7 @@ def test_logging_of_loggers_that_keep_to_themselves():
             "passes": {"handlers": ["mail"]},
             "silent": {"handlers": ["null"], "propagate": False},
             "empty": {"propagate": False},
+            "wrong": {"handlers": ["nosuch"], "propagate": False},
         },
     }
     result = logged(project)
@@ -471,6 +473,7 @@ def test_logging_of_loggers_that_keep_to_themselves():
     assert result["loggers"] == {
         **project["loggers"],
         "mails": {"handlers": ["mail", "redoubt_guard"], "propagate": False},
+        "wrong": {"handlers": ["nosuch", "redoubt_guard"], "propagate": False},
         "made": {"handlers": ["made", "null", "redoubt_guard"], "propagate": False},
     }
 

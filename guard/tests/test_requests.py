@@ -5,6 +5,7 @@ import io
 import json
 import os
 import stat
+import time
 
 import pytest
 from conftest import STRONG, browser
@@ -80,6 +81,10 @@ def test_logins_under_asgi(alice, journal):
     names = journal.names()
     assert names[:6] == ["login_failed"] * 6
     assert names[-1] == "login_throttled"
+    # After the delay the right password gets through, and opens the gate behind it again.
+    time.sleep(1.1)
+    for _ in range(2):
+        assert asynchronous("/api-async/", "POST", b"username=alice&password=correct+horse+battery", **form)[0] == 200
     get_user_model().objects.create_user("bob", password="correct horse battery")
     journal.events()
     assert asynchronous("/api-async/", "POST", b"username=bob&password=correct+horse+battery", **form)[0] == 200

@@ -302,7 +302,10 @@ def test_the_security_log_is_heard_whatever_the_project_says():
     assert not logger.disabled
     assert logger.isEnabledFor(logging.WARNING)
     assert sum(isinstance(handler, signals.RefusalHandler) for handler in logger.handlers) == 1
+    # As after a dictConfig that disables the loggers there are.
+    logger.disabled = True
     signals.listen_to_refusals()
+    assert not logger.disabled
     assert sum(isinstance(handler, signals.RefusalHandler) for handler in logger.handlers) == 1
 
 

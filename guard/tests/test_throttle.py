@@ -22,7 +22,7 @@ PASSWORD = "correct horse battery"
 def clock(monkeypatch):
     """The throttle's own time, in the middle of a window; the cache has the real one."""
     middle = (time.time() // WINDOW + 0.5) * WINDOW
-    now = SimpleNamespace(value=middle, time=lambda: now.value, monotonic=lambda: now.value)
+    now = SimpleNamespace(value=middle, time=lambda: now.value, monotonic=lambda: now.value, sleep=lambda seconds: None)
     monkeypatch.setattr(throttle, "time", now)
     monkeypatch.setattr(throttle, "_complained", 0.0)
     return now
@@ -378,7 +378,9 @@ def in_parallel(processes, tries, now):
     env = environment("full", FULL_DATABASE=os.environ["FULL_DATABASE"], REDOUBT_SETTINGS_MODULE="full.settings")
     command = [sys.executable, "-c", PARALLEL, str(now), str(tries)]
     running = [subprocess.Popen(command, cwd=PROJECTS / "full", env=env, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
-    return [process.communicate(timeout=120)[0].strip() for process in running]
+    outputs = [process.communicate(timeout=120)[0].strip() for process in running]
+    assert [process.returncode for process in running] == [0] * processes
+    return outputs
 
 
 def test_failures_of_several_processes_at_once_all_count(database):

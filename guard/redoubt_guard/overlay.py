@@ -343,10 +343,13 @@ def upload_permissions(settings: Settings, config: Config) -> list[Change]:
     if config.stage == "build" or "compressor" in _listed(settings, "INSTALLED_APPS"):
         return []
     changes = []
-    for name, wanted in (("FILE_UPLOAD_PERMISSIONS", 0o640), ("FILE_UPLOAD_DIRECTORY_PERMISSIONS", 0o750)):
-        value = get(settings, name)
-        if value is None or value & ~wanted:
-            changes.append(Change(name, wanted))
+    value = get(settings, "FILE_UPLOAD_PERMISSIONS")
+    if value is None or value & ~0o640:
+        changes.append(Change("FILE_UPLOAD_PERMISSIONS", 0o640))
+    # Folders get the unit's umask, 0027. Any mode given to Django is a chmod, which takes the set-group bit that nginx reads through.
+    value = get(settings, "FILE_UPLOAD_DIRECTORY_PERMISSIONS")
+    if value is not None and value & ~0o750:
+        changes.append(Change("FILE_UPLOAD_DIRECTORY_PERMISSIONS", None))
     return changes
 
 

@@ -291,8 +291,8 @@ def test_upload_limits():
 
 
 def test_upload_permissions():
-    both = {"FILE_UPLOAD_PERMISSIONS": 0o640, "FILE_UPLOAD_DIRECTORY_PERMISSIONS": 0o750}
-    assert changed("upload_permissions", {}) == both
+    both = {"FILE_UPLOAD_PERMISSIONS": 0o640, "FILE_UPLOAD_DIRECTORY_PERMISSIONS": None}
+    assert changed("upload_permissions", {}) == {"FILE_UPLOAD_PERMISSIONS": 0o640}
     assert changed("upload_permissions", {"FILE_UPLOAD_PERMISSIONS": None, "FILE_UPLOAD_DIRECTORY_PERMISSIONS": 0o755}) == both
     assert changed("upload_permissions", {"FILE_UPLOAD_PERMISSIONS": 0o600, "FILE_UPLOAD_DIRECTORY_PERMISSIONS": 0o700}) == {}
     assert changed("upload_permissions", both) == {}

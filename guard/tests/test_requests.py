@@ -10,6 +10,7 @@ import time
 import pytest
 from conftest import STRONG, browser
 from django.conf import settings
+from django.core.files.storage import default_storage
 from django.contrib.auth import get_user_model
 
 from redoubt_guard import health, middleware
@@ -209,10 +210,18 @@ def test_disallowed_host(client, journal):
 def test_uploads_are_not_for_everybody(client):
     file = io.BytesIO(b"text")
     file.name = "note.txt"
-    name = client.post("/upload/", {"file": file}).content.decode()
-    path = os.path.join(settings.MEDIA_ROOT, name)
+    os.makedirs(settings.MEDIA_ROOT, exist_ok=True)
+    os.chmod(settings.MEDIA_ROOT, 0o2750)
+    umask = os.umask(0o027)
+    try:
+        path = default_storage.path(default_storage.save("new/folder/note.txt", file))
+        name = client.post("/upload/", {"file": file}).content.decode()
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE(os.stat(os.path.join(settings.MEDIA_ROOT, name)).st_mode) == 0o640
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o640
-    assert stat.S_IMODE(os.stat(os.path.dirname(path)).st_mode) == 0o750
+    # The set-group bit is what makes the next file in it nginx's to read.
+    assert stat.S_IMODE(os.stat(os.path.dirname(path)).st_mode) == 0o2750
 
 
 def test_cookies_and_headers(client, alice):

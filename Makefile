@@ -32,7 +32,7 @@ endif
 PLAYBOOK = ansible-playbook -i $(INVENTORY) -i .lab/$(LAB)/hosts.yml --vault-id $(LAB)@molecule/lab/vault-client -e lab=$(LAB)
 
 .DEFAULT_GOAL := help
-.PHONY: help deps demo demo-down lab lab-down test test-all verify drill docs lint unit bench clean
+.PHONY: help deps demo demo-down lab lab-down test test-all verify drill docs lint unit guard bench clean
 .NOTPARALLEL:
 
 help: ## List the targets
@@ -53,8 +53,8 @@ lab: deps .lab/$(LAB)/hosts.yml ## Boot the lab LAB (demo) for INVENTORY and dep
 lab-down: deps ## Remove the lab LAB (demo)
 	$(PLAYBOOK) molecule/lab/destroy.yml
 
-test: lint unit $(SCENARIOS:%=test-%) ## Lint, unit tests, and the Molecule scenarios default (Debian 13) and debian12
-	@echo '==> All tests passed: lint, unit, $(SCENARIOS)'
+test: lint unit guard $(SCENARIOS:%=test-%) ## Lint, unit tests, the guard's, and the Molecule scenarios default (Debian 13) and debian12
+	@echo '==> All tests passed: lint, unit, guard, $(SCENARIOS)'
 
 test-all: ## The same with every scenario
 	$(MAKE) test SCENARIOS='$(ALL_SCENARIOS)'
@@ -83,6 +83,10 @@ lint: deps ## ansible-lint, yamllint, argument_specs against defaults, ruff, she
 unit: deps ## Unit tests of plugins, templates and argument_specs
 	@echo '==> Unit tests'
 	pytest tests/unit
+
+guard: deps ## Unit tests of the guard against Django 4.2, 5.2 and 6 (6 wants Python 3.12)
+	@echo '==> Guard'
+	guard/test $(UV)
 
 bench: deps .lab/bench/hosts.yml ## Measure a first and a no-change converge against their floors (bench/results.json)
 	@.venv/bin/python bench/run

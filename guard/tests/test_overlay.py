@@ -298,7 +298,7 @@ def test_upload_permissions():
     assert changed("upload_permissions", both) == {}
     assert changed("upload_permissions", {}, stage="build") == {}
     assert changed("upload_permissions", {"INSTALLED_APPS": ["compressor"]}) == {}
-    assert changed("upload_permissions", {}, stage="worker") == both
+    assert changed("upload_permissions", {}, stage="worker") == {"FILE_UPLOAD_PERMISSIONS": 0o640}
 
 
 POSTGRES = {"ENGINE": "django.db.backends.postgresql", "NAME": "shop"}

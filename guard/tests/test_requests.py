@@ -10,8 +10,8 @@ import time
 import pytest
 from conftest import STRONG, browser
 from django.conf import settings
-from django.core.files.storage import default_storage
 from django.contrib.auth import get_user_model
+from django.core.files.storage import default_storage
 
 from redoubt_guard import health, middleware
 

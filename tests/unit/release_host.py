@@ -174,7 +174,7 @@ class Host:
         return os.readlink(link).removeprefix("colours/"), (link / "release").resolve().name
 
     def running(self) -> set[str]:
-        return {path.name for path in (self.base / "units").iterdir() if path.name.endswith(".service")}
+        return {path.name for path in (self.base / "units").iterdir() if path.match("notes@*.service")}
 
     def released(self, name: str, served: bool = True) -> Path:
         """Put a finished release there."""

@@ -500,4 +500,5 @@ def prune(app: dict, keep: int) -> None:
         if path not in kept and path.resolve() not in held:
             # First what is remembered of it: what is left when this is cut off must not pass for a release.
             shutil.rmtree(state(app, path.name), ignore_errors=True)
+            (path / "manifest.json").unlink(missing_ok=True)
             shutil.rmtree(path)

@@ -45,9 +45,9 @@ if name == "journalctl":
 if rule.get("kill") == "after":
     os.kill(os.getppid(), signal.SIGKILL)
 time.sleep(rule.get("sleep", 0))
+(host / "ended").open("a").write(line + "\n")
 print(rule.get("out", ""))
 print(rule.get("err", ""), file=sys.stderr)
-(host / "ended").open("a").write(line + "\n")
 sys.exit(rule.get("code", 0))
 """
 

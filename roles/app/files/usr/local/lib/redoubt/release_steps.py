@@ -235,12 +235,16 @@ def reuse(app: dict, venv: Path, wanted: list[str | Path], folder: Path, env: di
     if answer.returncode or not gunicorn or not resolved <= present or not present - resolved <= ours:
         return False
     old, new = os.fsencode(source), os.fsencode(venv)
-    if any(old in path.read_bytes() for pattern in ("*.pth", "*.dist-info/direct_url.json") for path in source.glob(f"lib/python3*/site-packages/{pattern}")):
+    packages = list(source.glob("lib/python3*/site-packages"))
+    if any(old in path.read_bytes() for folder in packages for path in folder.glob("*.pth")):
+        return False
+    # Nor is what came from one, where the same version would now come from an index.
+    if any(path for folder in packages for path in folder.glob("*.dist-info/direct_url.json")):
         return False
     shutil.rmtree(venv)
     run("cp", "--archive", "--no-preserve=ownership", "--reflink=auto", source, venv)
     for path in (venv / "bin").iterdir():
-        if not path.is_symlink() and old in (text := path.read_bytes()):
+        if path.is_file() and not path.is_symlink() and old in (text := path.read_bytes()):
             path.chmod(0o755)
             path.write_bytes(text.replace(old, new))
     print(f"packages: the same as those of {source.parent.name}", flush=True)

@@ -66,6 +66,15 @@ def load(name: str = "release", path: Path = PROGRAM) -> types.ModuleType:
     return module
 
 
+def find_uv() -> str | None:
+    """The uv that the Makefile installs, also for a second work tree with the first one's .venv, or the system's."""
+    root = Path(__file__).resolve().parents[2]
+    for path in (root / ".cache/uv/bin/uv", (root / ".venv").resolve().parent / ".cache/uv/bin/uv"):
+        if path.exists():
+            return str(path)
+    return shutil.which("uv")
+
+
 def run_module(module: types.ModuleType, check: bool = False, **arguments: object) -> dict:
     """What a module answers to a task."""
     out = io.StringIO()

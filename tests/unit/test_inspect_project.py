@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -184,18 +183,10 @@ SINCE_5 = {
 }
 
 
-def find_uv() -> str | None:
-    root = Path(__file__).resolve().parents[2]
-    for path in (root / ".cache/uv/bin/uv", (root / ".venv").resolve().parent / ".cache/uv/bin/uv"):
-        if path.exists():
-            return str(path)
-    return shutil.which("uv")
-
-
 @pytest.fixture(scope="session", params=DJANGOS)
 def django(request, tmp_path_factory) -> tuple[str, Path]:
     """A version of Django, and the interpreter that has it."""
-    uv, home = find_uv(), tmp_path_factory.mktemp(f"django-{request.param}")
+    uv, home = release_host.find_uv(), tmp_path_factory.mktemp(f"django-{request.param}")
     if not uv:
         pytest.skip("there is no uv to install Django with")
     environment = {"UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1", "UV_HTTP_TIMEOUT": "20", "UV_PYTHON_DOWNLOADS": "never", **ENVIRONMENT}

@@ -131,7 +131,7 @@ def resolve(module: AnsibleModule, app: dict) -> str:
             return refs[ref]
     if re.fullmatch(r"[0-9a-f]{40}", version):
         return version
-    known = sorted(ref.split("/", 2)[2] for ref in refs if ref.startswith(("refs/heads/", "refs/tags/")) and not ref.endswith("^{}"))
+    known = sorted({ref.split("/", 2)[2] for ref in refs if ref.startswith(("refs/heads/", "refs/tags/")) and not ref.endswith("^{}")})
     module.fail_json(msg=f"app_version: {version!r} is no branch or tag of {repo!r}, and no full commit (40 hexadecimal digits). "
                          f"It has: {', '.join(known[-20:]) or 'nothing at all'}. Nothing was changed; the release that was live still is.")
 
@@ -157,6 +157,8 @@ def main() -> None:
     if not text and module.check_mode:
         module.exit_json(changed=False, release="pending", commit="pending", build=True, migrate=True, activate=True, live="",
                          idle="blue", fingerprint="", held="")
+    if not text:
+        module.fail_json(msg=f"There is no {module.params['app']} on this host: nothing has been deployed here yet. Run playbooks/site.yml first.")
     app = json.loads(text)
     commit = resolve(module, app)
     # What is in a release makes it another one; how it is named, judged, put in service and kept does not.

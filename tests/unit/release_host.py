@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import importlib.machinery
 import importlib.util
+import io
 import json
 import os
 import shutil
@@ -12,10 +14,12 @@ import sys
 import types
 from pathlib import Path
 
+from ansible.module_utils.testing import patch_module_args
+
 FILES = Path(__file__).resolve().parents[2] / "roles/app/files/usr/local/lib/redoubt"
 PROGRAM = FILES / "release"
 
-# What every fake does: write down its words, die or kill as it is told to for one of its calls, fail where a rule says so.
+# What every fake does: write down its words; kill who called it, answer, wait and fail as the first rule for its words says.
 FAKE = r"""#!{python}
 import json, os, signal, sys, time
 from pathlib import Path
@@ -25,8 +29,8 @@ line = " ".join([name, *words])
 with (host / "calls").open("a") as sink:
     sink.write(line + "\n")
 rules = json.loads((host / "rules.json").read_text())
-number = len((host / "calls").read_text().splitlines())
-if rules.get("kill") == number and rules.get("when") == "before":
+rule = next((rule for rule in rules["rules"] if rule["in"] in line), {})
+if rule.get("kill") == "before":
     os.kill(os.getppid(), signal.SIGKILL)
     sys.exit(0)
 if name == "systemctl":
@@ -38,20 +42,13 @@ if name == "systemctl":
             (units / unit).unlink(missing_ok=True)
 if name == "journalctl":
     print("what the processes said")
-code = 0
-for rule in rules["rules"]:
-    if rule["in"] in line:
-        if "writes" in rule:
-            Path(rule["writes"]).touch()
-        print(rule.get("out", ""))
-        print(rule.get("err", ""), file=sys.stderr)
-        code = rule.get("code", 0)
-        time.sleep(rule.get("sleep", 0))
-        break
-if rules.get("kill") == number:
+if rule.get("kill") == "after":
     os.kill(os.getppid(), signal.SIGKILL)
-    time.sleep(rules.get("lives_on", 0))
-sys.exit(code)
+time.sleep(rule.get("sleep", 0))
+(host / "ended").open("a").write(line + "\n")
+print(rule.get("out", ""))
+print(rule.get("err", ""), file=sys.stderr)
+sys.exit(rule.get("code", 0))
 """
 
 
@@ -69,6 +66,25 @@ def load(name: str = "release", path: Path = PROGRAM) -> types.ModuleType:
     return module
 
 
+def find_uv() -> str | None:
+    """The uv that the Makefile installs, also for a second work tree with the first one's .venv, or the system's."""
+    root = Path(__file__).resolve().parents[2]
+    for path in (root / ".cache/uv/bin/uv", (root / ".venv").resolve().parent / ".cache/uv/bin/uv"):
+        if path.exists():
+            return str(path)
+    return shutil.which("uv")
+
+
+def run_module(module: types.ModuleType, check: bool = False, **arguments: object) -> dict:
+    """What a module answers to a task."""
+    out = io.StringIO()
+    with patch_module_args({**arguments, "_ansible_check_mode": check}), contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        module.main()
+    answer = json.loads(out.getvalue())
+    answer.pop("invocation", None)
+    return answer
+
+
 NOTHING_FOUND = {"checks": [], "drift": [], "deprecations": [], "plan": {"plan": [], "known": [], "applied": [], "first": False}, "django": "5.2"}
 
 
@@ -83,7 +99,7 @@ class Host:
         self.rules: list[dict] = []
         self.write_rules()
         (base / "calls").touch()
-        for path in (self.tools / "notes-run", base / "bin/systemctl", base / "bin/journalctl"):
+        for path in (self.tools / "notes-run", base / "bin/systemctl", base / "bin/journalctl", base / "bin/ask"):
             path.write_text(FAKE.replace("{python}", f"{sys.executable} -SI").replace("{host!r}", repr(str(base))).replace("{name!r}", repr(path.name)))
             path.chmod(0o755)
         for name in ("env", "gunicorn.conf.py"):
@@ -116,17 +132,18 @@ class Host:
             "check_fail_level": "ERROR",
             "allow_destructive": False,
             "audit": {"service": "https://osv.test", "refuse": False, "waivers": []},
-            "probe": {"domain": "notes.test", "health": "/-/health", "paths": ["/", "/login/"], "timeout": 10},
+            "probe": {"domain": "notes.test", "health": "/-/health", "paths": ["/", "/login/"], "timeout": 10, "guarded": False},
+            "guard": {"mode": "off", "code": ""},
         }
         self.audit('{"dependencies": []}')
         self.findings()
 
     # --- What the fakes answer ---------------------------------------------------------------------------------------
 
-    def write_rules(self, **more: object) -> None:
+    def write_rules(self) -> None:
         """Write in one rename: a fake may be reading."""
         pending = self.base / "rules.new"
-        pending.write_text(json.dumps({"rules": self.rules, **more}))
+        pending.write_text(json.dumps({"rules": self.rules}))
         pending.rename(self.base / "rules.json")
 
     def rule(self, inside: str, **what: object) -> None:
@@ -174,7 +191,7 @@ class Host:
         return os.readlink(link).removeprefix("colours/"), (link / "release").resolve().name
 
     def running(self) -> set[str]:
-        return {path.name for path in (self.base / "units").iterdir() if path.name.endswith(".service")}
+        return {path.name for path in (self.base / "units").iterdir() if path.match("notes@*.service")}
 
     def released(self, name: str, served: bool = True) -> Path:
         """Put a finished release there."""

@@ -332,7 +332,7 @@ class Site:
         (self.folder / "chain.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     def app(self, **wanted) -> dict:
-        probe = {"domain": "notes.test", "health": "/up", "paths": ["/", "/login/"], "timeout": 10} | wanted
+        probe = {"domain": "notes.test", "health": "/up", "paths": ["/", "/login/"], "timeout": 10, "guarded": False} | wanted
         return {"root": "/srv/notes", "run": str(self.folder), "certificate": str(self.folder), "probe": probe}
 
 

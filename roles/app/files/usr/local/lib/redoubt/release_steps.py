@@ -243,12 +243,16 @@ def reuse(app: dict, venv: Path, wanted: list[str | Path], folder: Path, env: di
     if answer.returncode or not gunicorn or not resolved <= present or not present - resolved <= ours:
         return False
     old, new = os.fsencode(source), os.fsencode(venv)
-    if any(old in path.read_bytes() for pattern in ("*.pth", "*.dist-info/direct_url.json") for path in source.glob(f"lib/python3*/site-packages/{pattern}")):
+    packages = list(source.glob("lib/python3*/site-packages"))
+    if any(old in path.read_bytes() for folder in packages for path in folder.glob("*.pth")):
+        return False
+    # Nor is what came from one, where the same version would now come from an index.
+    if any(path for folder in packages for path in folder.glob("*.dist-info/direct_url.json")):
         return False
     shutil.rmtree(venv)
     run("cp", "--archive", "--no-preserve=ownership", "--reflink=auto", source, venv)
     for path in (venv / "bin").iterdir():
-        if not path.is_symlink() and old in (text := path.read_bytes()):
+        if path.is_file() and not path.is_symlink() and old in (text := path.read_bytes()):
             path.chmod(0o755)
             path.write_bytes(text.replace(old, new))
     print(f"packages: the same as those of {source.parent.name}", flush=True)
@@ -281,11 +285,11 @@ def place(app: dict, release: Path) -> None:
     """Put the inventory's files into the source, and link what outlives the release."""
     src, build = release / "src", grp.getgrnam(app["build_user"]).gr_gid
     (release / "static").mkdir(exist_ok=True)
-    packages = next((release / "venv/lib").glob("python3*/site-packages"))
-    shutil.rmtree(packages / "redoubt_guard", ignore_errors=True)
-    if app["guard"]["mode"] != "off":
-        # Beside the project's packages, so that a release has the guard it was checked with.
-        shutil.copytree(TOOLS / "redoubt_guard", packages / "redoubt_guard", ignore=shutil.ignore_patterns("__pycache__"))
+    for packages in (release / "venv/lib").glob("python3*/site-packages"):
+        shutil.rmtree(packages / "redoubt_guard", ignore_errors=True)
+        if app["guard"]["mode"] != "off":
+            # Beside the project's packages, so that a release has the guard it was checked with.
+            shutil.copytree(TOOLS / "redoubt_guard", packages / "redoubt_guard", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.chown(release / "static", app["build_user"], app["build_user"])
     for item in app["files"]:
         target = inside(src, item["dest"])
@@ -516,12 +520,8 @@ def prune(app: dict, keep: int) -> None:
     held = {path.resolve() for path in Path(app["root"], "colours").glob("*/release")}
     kept = served(app)[:keep]
     for path in base.iterdir():
-        if path not in kept and path.resolve() not in held and not path.name.startswith("."):
+        if path not in kept and path.resolve() not in held:
             # First what is remembered of it: what is left when this is cut off must not pass for a release.
             shutil.rmtree(state(app, path.name), ignore_errors=True)
-            path.rename(path.with_name(f".{path.name}"))
-    # Thousands of files, and nobody waits for it; what a power cut leaves goes with the next.
-    gone = list(base.glob(".*"))
-    if gone:
-        subprocess.Popen(["nice", "rm", "-rf", "--", *gone], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                         start_new_session=True)
+            (path / "manifest.json").unlink(missing_ok=True)
+            shutil.rmtree(path)

@@ -163,6 +163,24 @@ def test_a_run_that_is_killed_while_a_command_runs_is_ended_by_the_next(tmp_path
     assert phases(ask_plan(machine, plan_module)) == []
 
 
+def test_the_program_takes_a_rollback_without_a_release(tmp_path) -> None:
+    machine = Host(tmp_path)
+    describe(machine)
+    old_release(machine)
+    driver = tmp_path / "driver.py"
+    driver.write_text(DRIVER.format(here=str(Path(__file__).parent), tools=str(machine.tools), state=str(machine.state), config=str(machine.config / "release.json")))
+    environment = {**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
+    answer = subprocess.run([sys.executable, "-B", driver, "one", "rollback"], env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr + answer.stdout
+    assert json.loads(answer.stdout)["changed"] is True
+    finished(machine, "older")
+    assert machine.results() == [("older", "ok")]
+    # Its exit says the same as its answer.
+    machine.rule("systemctl", code=1)
+    answer = subprocess.run([sys.executable, "-B", driver, "two", "rollback"], env=environment, capture_output=True, text=True, check=False)
+    assert (answer.returncode, json.loads(answer.stdout)["failed"]) == (1, True)
+
+
 def test_a_command_that_outlives_its_run_is_waited_for(tmp_path, plan_module, program, monkeypatch) -> None:
     machine = Host(tmp_path)
     describe(machine)
@@ -177,12 +195,12 @@ def test_a_command_that_outlives_its_run_is_waited_for(tmp_path, plan_module, pr
     # Its output is nobody's: the command that goes on has a pipe of its own.
     assert subprocess.run([sys.executable, "-B", driver, "one", "migrate,r1"], stdout=subprocess.DEVNULL, check=False).returncode == -signal.SIGKILL
     age(machine)
+    machine.rule("migrate --noinput")
     options = argparse.Namespace(step="migrate", release="r1", who="bob@den", token="two", app=machine.config / "release.json", action="deploy")
     answer = program.phase(options, machine.app)
     assert answer["failed"], "the migration still runs"
     assert answer["msg"].startswith("ada@desk is deploying notes since ")
     assert "(step 'migrate')" in answer["msg"]
-    machine.rule("migrate --noinput")
     deadline = time.monotonic() + 20
     while answer["failed"] and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -302,6 +320,12 @@ def test_a_deploy_that_is_killed_at_any_change_is_ended_by_the_next(tmp_path, pr
         new = plan["release"]
         dead = killed_at(killer, number, lambda: (take(program, machine, words, "one") for words in phases(plan)))  # noqa: B023 (called at once)
         seen.add(whole(machine, new) == new)
+        green = machine.root / "colours/green"
+        if (green / "fingerprint").exists():
+            # A colour that says what it was started with is that, and not half of something else.
+            older = (green / "fingerprint").read_text() == "fingerprint of older\n"
+            assert (green / "release").resolve().name == ("older" if older else new), number
+            assert (green / "env").read_text() == ("env of then\n" if older else "env of today\n"), number
         if dead:
             age(machine)
             rest = phases(ask_plan(machine, plan_module))

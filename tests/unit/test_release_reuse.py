@@ -123,6 +123,7 @@ def test_the_same_packages_are_copied_and_know_nothing_of_where_they_were(kit, c
     for name in ("apple", "gunicorn"):
         assert subprocess.run([new / "bin" / name], capture_output=True, text=True, check=True).stdout.strip() == str(new)
     assert (new / "bin/link").readlink() == Path("apple")
+    assert (new / "bin/apple").stat().st_mode & 0o777 == 0o755, "who copies it may write it"
 
 
 def test_the_first_release_has_nothing_to_copy(kit) -> None:

@@ -174,7 +174,7 @@ def main() -> None:
     serving = read(f"{root}/colours/{live}/fingerprint").decode().strip() if live else ""
     home = f"{STATE}/{os.path.basename(root)}"
     rolled_back = json.loads(read(f"{home}/held.json") or "{}")
-    held = module.params["held"] == "hold" and rolled_back.get("release") == release
+    held = module.params["held"] == "hold" and release in rolled_back.get("releases", [])
     done = f"{home}/releases/{release}"
     activate = serving != digest.hexdigest() or os.path.exists(f"{home}/activating.json") or (module.check_mode and module.params["config_changed"])
     module.exit_json(

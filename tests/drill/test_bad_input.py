@@ -53,7 +53,7 @@ def still_serves(lab, web, https):
     pytest.param({"app_repo": "git://acme.test/nowhere.git"}, ["app_repo: git cannot read 'git://acme.test/nowhere.git'"], id="repository"),
     pytest.param({"app_version": "v9.9.9"}, ["app_version: 'v9.9.9' is no branch or tag", "It has: main, v1.0.0"], id="version"),
     pytest.param({"app_requirements_extra": ["redoubt-no-such-package==1.0"]}, ["Step 'install'", "redoubt-no-such-package"], id="requirements"),
-    pytest.param({"app_probe_paths": ["/"], "app_health_path": "/nowhere", "app_start_timeout": 3}, ["Step 'probe'", "404 instead of 200", "within 3 seconds (app_start_timeout)"], id="health"),
+    pytest.param({"app_probe_paths": ["/"], "app_health_path": "/nowhere", "app_start_timeout": 10}, ["Step 'probe'", "404 instead of 200", "within 10 seconds (app_start_timeout)"], id="health"),
 ])
 def test_release_that_cannot_be_is_refused(deploy, still_serves, values: dict, sentences: list[str]) -> None:
     done = deploy(values)

@@ -369,7 +369,7 @@ def test_a_rollback_that_is_killed_at_any_change_leaves_one_of_the_two(tmp_path,
         assert whole(machine, "bad") == "old", number
         if not ended:
             finished(machine, "old")
-        assert json.loads((machine.home / "held.json").read_text())["release"] == "bad", "the next run of the site keeps what serves"
+        assert json.loads((machine.home / "held.json").read_text())["releases"] == ["bad"], "the next run of the site keeps what serves"
     assert number > 15, "the killer has lost sight of the program"
 
 

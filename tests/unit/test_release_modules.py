@@ -282,7 +282,7 @@ def test_a_release_that_was_rolled_back_from_is_held_back(machine, plan) -> None
     machine.staged("older", "green")
     (machine.root / "live").unlink()
     (machine.root / "live").symlink_to("colours/green")
-    (machine.home / "held.json").write_text(json.dumps({"release": release, "since": "2030-05-17T10:00:00Z", "who": "ada@desk"}))
+    (machine.home / "held.json").write_text(json.dumps({"releases": ["another", release], "since": "2030-05-17T10:00:00Z", "who": "ada@desk"}))
     answer = plan()
     assert (todo(answer), answer["held"], answer["live"]) == ("", "2030-05-17T10:00:00Z by ada@desk", "green")
     # On purpose it is put in service again, and another version is not held back.

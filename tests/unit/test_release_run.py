@@ -791,7 +791,7 @@ def test_the_previous_release_is_started_as_it_was(history, phase) -> None:
     assert ((green / "env").read_text(), (green / "fingerprint").read_text()) == ("env of b\n", "fingerprint of b\n")
     assert systemd(history) == ["daemon-reload", "start notes@green.socket", "restart notes@green.service", "stop notes@blue.service"]
     held = json.loads((history.home / "held.json").read_text())
-    assert (held["release"], held["who"]) == ("c", "ada@desk")
+    assert (held["releases"], held["who"]) == (["c"], "ada@desk")
     (entry,) = history.journal()
     assert (entry["action"], entry["release"], entry["commit"], entry["version"], entry["previous"]) == (
         "rollback", "b", "commit of b", "version of b", "c",
@@ -877,11 +877,21 @@ def test_a_later_deploy_lets_go_of_what_was_held_back(history, phase) -> None:
     assert not (history.home / "held.json").exists()
 
 
-def test_rolled_back_twice_is_where_it_was(history, phase) -> None:
+def held(history) -> list[str]:
+    return json.loads((history.home / "held.json").read_text())["releases"]
+
+
+def test_rolled_back_twice_is_back_by_two(history, phase) -> None:
     phase("rollback")
+    assert (history.live()[1], held(history)) == ("b", ["c"])
     assert not phase("rollback")["failed"]
-    assert history.live()[1] == "c"
-    assert json.loads((history.home / "held.json").read_text())["release"] == "b"
+    assert (history.live()[1], held(history)) == ("a", ["c", "b"])
+    # Whoever names one that was left means it.
+    assert not phase("rollback", "b")["failed"]
+    assert (history.live()[1], held(history)) == ("b", ["c", "a"])
+    # With none left that nobody has left, the last of them.
+    assert not phase("rollback")["failed"]
+    assert history.live()[1] == "a"
 
 
 # --- list ------------------------------------------------------------------------------------------------------------

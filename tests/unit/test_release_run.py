@@ -913,4 +913,4 @@ def test_the_list_has_what_is_on_the_host_and_the_last_of_the_journal(program, h
     assert [entry["release"] for entry in found["journal"]] == [str(number) for number in range(10, 60)]
     assert (found["held"], found["claim"]) == ({}, {})
     phase("rollback")
-    assert program.listing(history.app)["held"]["release"] == "c"
+    assert program.listing(history.app)["held"]["releases"] == ["c"]

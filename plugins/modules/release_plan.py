@@ -30,6 +30,10 @@ options:
     type: str
     choices: [hold, deploy]
     default: hold
+  description:
+    description: What O(app) is about to be, for check mode, in which it is not written.
+    type: str
+    default: ""
   config_changed:
     description: Whether an earlier task has changed such a file; in check mode the host does not show it.
     type: bool
@@ -152,6 +156,7 @@ def main() -> None:
         "config": {"type": "list", "elements": "path", "default": []},
         "held": {"type": "str", "choices": ["hold", "deploy"], "default": "hold"},
         "config_changed": {"type": "bool", "default": False},
+        "description": {"type": "str", "default": ""},
     })
     text = read(module.params["app"])
     if not text and module.check_mode:
@@ -160,6 +165,13 @@ def main() -> None:
     if not text:
         module.fail_json(msg=f"There is no {module.params['app']} on this host: nothing has been deployed here yet. Run playbooks/site.yml first.")
     app = json.loads(text)
+    if module.check_mode and module.params["description"]:
+        wanted = json.loads(module.params["description"])
+        if (wanted["source"], wanted["repo"]) != (app["source"], app["repo"]):
+            # The key and the servers that go with another address are not on the host yet, so it cannot be asked.
+            module.exit_json(changed=False, release="pending", commit="pending", build=True, migrate=True, activate=True, live="",
+                             idle="blue", fingerprint="", held="")
+        app = wanted
     commit = resolve(module, app)
     # What is in a release makes it another one; how it is named, judged, put in service and kept does not.
     content = {key: value for key, value in app.items() if key not in NOT_CONTENT}

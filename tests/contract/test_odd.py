@@ -102,7 +102,7 @@ def test_a_release_is_made_and_probed_as_the_inventory_says(odd, lab) -> None:
     """app_python, app_probe_paths, app_health_path, app_start_timeout: what the host's program does with them, its own tests say."""
     told, said = json.loads(odd.file("/etc/pantry/release.json").content_string), lab.vars("odd1")
     assert told["python"] == said["app_python"] == "/usr/bin/python3.13"
-    assert told["probe"] == {"domain": "pantry.test", "health": "/up/", "paths": ["/", "/login/", "/shelves/"], "timeout": 90}
+    assert told["probe"] == {"domain": "pantry.test", "health": "/up/", "paths": ["/", "/login/", "/shelves/"], "timeout": 90, "guarded": True}
 
 
 def test_migrations_had_the_environment(https) -> None:

@@ -258,6 +258,15 @@ def test_a_configuration_that_check_mode_would_change_is_started_with(machine, p
     assert todo(plan(check=True)) == ""
 
 
+def test_check_mode_foresees_what_another_description_asks_for(machine, plan) -> None:
+    deployed(machine, plan)
+    for changes, wanted in (({"kept": 9, "processes": ["notes-new.service"], "hooks": {}}, ""), ({"env": "e2"}, "build migrate activate"),
+                            ({"version": "2.0"}, "build migrate activate"), ({"repo": "git://else.test/x.git"}, "build migrate activate")):
+        description = json.dumps({**machine.app, **changes})
+        assert todo(plan(check=True, description=description)) == wanted, changes
+        assert todo(plan(description=description)) == "", "outside of it the host has it"
+
+
 def test_an_activation_that_was_cut_off_is_to_be_done_again(machine, plan) -> None:
     deployed(machine, plan)
     (machine.home / "activating.json").write_text("{}")

@@ -76,7 +76,8 @@ def test_deploy_then_roll_back_then_stay(releases, source, lab) -> None:
     assert releases.live == old
     entry = releases.journal[-1]
     assert (entry["action"], entry["result"], entry["release"]) == ("rollback", "ok", old)
-    assert sum(entry["seconds"].values()) < 5, entry["seconds"]
+    # How long it takes is for `make bench` to say; it is no second build.
+    assert "start" in entry["seconds"] and not entry["seconds"].keys() & {"fetch", "install", "build", "migrate"}
 
     # The inventory still asks for what was rolled back from: a run of the site must not bring it back, a deploy may.
     done = lab.playbook("playbooks/site.yml", "--extra-vars", "app_version=drill")

@@ -105,7 +105,8 @@ def main() -> None:
     phase = params["phase"]
     if module.check_mode and phase != "list":
         module.exit_json(changed=phase != "end", notes=[], output=[], seconds={})
-    if not os.path.exists(params["app"]):
+    # A first run that failed before it wrote its description ends all the same, with its own sentence and no second one.
+    if phase != "end" and not os.path.exists(params["app"]):
         module.fail_json(msg=f"There is no {params['app']} on this host: nothing has been deployed here yet. Run playbooks/site.yml first.")
     words = [params[name] for name in ARGUMENTS[phase] if params[name] or phase != "rollback"]
     code, out, err = module.run_command(

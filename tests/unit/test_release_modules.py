@@ -113,6 +113,12 @@ def test_check_mode_lists_all_the_same(program, call) -> None:
     assert asked
 
 
+def test_a_first_run_that_failed_early_ends_without_a_second_sentence(program, call) -> None:
+    answer, asked = call(phase="end", app="/nowhere/release.json")
+    assert not answer.get("failed") and not answer["changed"]
+    assert asked[-2:] == ["/nowhere/release.json", "end"]
+
+
 def test_where_nothing_was_deployed_the_way_to_begin_is_named(program, call) -> None:
     answer, asked = call(phase="rollback", app="/nowhere/release.json")
     assert answer["failed"]

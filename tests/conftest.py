@@ -52,10 +52,9 @@ class Lab:
         from ansible.inventory.manager import InventoryManager
         from ansible.parsing.dataloader import DataLoader
         from ansible.parsing.vault import FileVaultSecret
-        from ansible.plugins.loader import init_plugin_loader
         from ansible.vars.manager import VariableManager
 
-        init_plugin_loader([str(ROOT / "collections")])
+        load_collections()
         loader = DataLoader()
         secret = FileVaultSecret(filename=str(self.dir / "vault-password"), loader=loader)
         secret.load()
@@ -106,6 +105,17 @@ class Lab:
             controlpersist=120,
             sudo=sudo,
         )
+
+    def hang_up(self) -> None:
+        """End the connections to hosts that may no longer be at the other end."""
+        for path in Path(self._sockets).iterdir():
+            subprocess.run(["ssh", "-o", f"ControlPath={path}", "-O", "exit", "lab"], capture_output=True, check=False)
+
+    def forget(self) -> None:
+        """Read the inventory again: a host that has booted anew may have another address."""
+        self.__dict__.pop("_ansible", None)
+        Lab.vars.cache_clear()
+        Lab.host.cache_clear()
 
     def published(self, host: str, port: int) -> tuple[str, int]:
         """Where this machine reaches a port of a lab host."""
@@ -162,6 +172,14 @@ class LabAdapter(HTTPAdapter):
             # A redirect copies the headers, and may lead to another name.
             if not given:
                 del request.headers["Host"]
+
+
+@functools.cache
+def load_collections() -> None:
+    """Let Ansible find the kit's own collection; it wants to be told once a process."""
+    from ansible.plugins.loader import init_plugin_loader
+
+    init_plugin_loader([str(ROOT / "collections")])
 
 
 @functools.cache

@@ -159,6 +159,17 @@ def test_a_size_in_kilobytes(https) -> None:
     assert https.post(f"{URL}/keep/big", data=b"x" * 60_000).status_code == 201
 
 
+def test_health_for_everybody(https) -> None:
+    """app_health_public."""
+    answer = https.get(f"{URL}/-/health")
+    assert (answer.status_code, answer.json()["status"], answer.json()["guard"]) == (200, "ok", "enforce")
+
+
+def test_a_part_of_the_guard_that_is_left_out(https) -> None:
+    """app_guard_skip: with the guard's SecurityMiddleware it would be `same-origin-allow-popups`; this one is nginx' own."""
+    assert https.get(f"{URL}/login/").headers["Cross-Origin-Opener-Policy"] == "same-origin"
+
+
 @pytest.fixture(scope="module")
 def admin(lab):
     """Asks for the admin from the one address that is let in, with or without a certificate."""

@@ -686,6 +686,8 @@ def test_a_step_that_fails_leaves_the_old_release(program, machine, phase, monke
         assert machine.live() == ("", "")
         assert machine.running() == set()
     assert systemd(machine)[-1] == f"stop notes@{new}.service"
+    # What may have visitors ends in peace.
+    assert (systemd(machine)[-2] == f"kill --signal=SIGKILL notes@{new}.service") is (step in ("stage", "start", "probe"))
     assert "what the processes said" in answer["output"]
     assert f"journalctl --no-pager --output=cat --lines=60 --unit=notes@{new}.service" in machine.calls()
     assert not (machine.home / "releases/r1/served").exists(), "only what has served can be gone back to"

@@ -103,10 +103,24 @@ def judge(operation, app, state, new_models):
             return ("makes the column " + model + operation.name + " NOT NULL",) * 2
         if old_type != new_type and not widens(old_type, new_type):
             return ("changes the type of the column " + model + operation.name + " from " + str(old_type) + " to " + str(new_type),) * 2
+        if operation.field.unique and not before.unique:
+            return None, "makes the column " + model + operation.name + " unique"
+    elif isinstance(operation, migrations.AlterUniqueTogether):
+        before = {tuple(fields) for fields in known.options.get("unique_together") or ()} if known else set()
+        added = sorted(", ".join(fields) for fields in {tuple(fields) for fields in operation.unique_together} - before)
+        if added:
+            return None, "makes " + " and ".join(added) + " of " + operation.name + " unique together"
+    elif isinstance(operation, migrations.AddConstraint):
+        return None, "adds the constraint " + operation.constraint.name + " to " + operation.model_name
     elif isinstance(operation, migrations.RunSQL):
         found = TAKES_AWAY.search(statements(operation.sql))
         if found:
             return ("runs SQL with " + " ".join(found.group(0).upper().split()),) * 2
+        if not operation.reversible:
+            return None, "runs SQL that nothing reverses"
+    elif isinstance(operation, migrations.RunPython) and not operation.reversible:
+        # What it makes of the rows only its author knows, who has named no way back.
+        return None, "runs Python code that nothing reverses"
     return None, None
 
 

@@ -52,6 +52,7 @@ class Lab:
         from ansible.inventory.manager import InventoryManager
         from ansible.parsing.dataloader import DataLoader
         from ansible.parsing.vault import FileVaultSecret
+        from ansible.vars.hostvars import HostVars
         from ansible.vars.manager import VariableManager
 
         load_collections()
@@ -60,7 +61,10 @@ class Lab:
         secret.load()
         loader.set_vault_secrets([(self.name, secret)])
         inventory = InventoryManager(loader=loader, sources=self.arguments[1:4:2])
-        return loader, inventory, VariableManager(loader=loader, inventory=inventory)
+        manager = VariableManager(loader=loader, inventory=inventory)
+        # What a play's hosts know of each other.
+        HostVars(inventory=inventory, variable_manager=manager, loader=loader)
+        return loader, inventory, manager
 
     @functools.cached_property
     def _sockets(self) -> str:

@@ -64,6 +64,7 @@ class ActionModule(ActionBase):
         report = Report(hosts)
         for sentence in contract.check_groups(groups, hosts):
             report.add(sentence)
+        fleet = contract.is_fleet(groups)
         rendered = {}
         for host in hosts:
             checked = HostCheck(self, task_vars, host, [name for name in groups if host in groups[name]], roles)
@@ -71,11 +72,13 @@ class ActionModule(ActionBase):
             report.secrets.update(checked.secrets())
             for problem in checked.problems():
                 report.add(f"{problem.name} {problem.sentence}", host, checked.place(problem))
-        self.across_hosts(rendered, groups, report)
+        self.across_hosts(rendered, groups, report, fleet)
+        for sentence in contract.check_fleet(groups, rendered) if fleet else []:
+            report.add(sentence)
         return report.sentences()
 
     @staticmethod
-    def across_hosts(rendered: dict[str, dict], groups: dict, report: Report) -> None:
+    def across_hosts(rendered: dict[str, dict], groups: dict, report: Report, fleet: bool) -> None:
         served = collections.defaultdict(list)
         address = collections.defaultdict(list)
         for host, values in rendered.items():
@@ -86,8 +89,9 @@ class ActionModule(ActionBase):
             if values.get("ansible_host"):
                 address[values["ansible_host"], str(values.get("ansible_port", 22))].append(host)
         for domain, hosts in sorted(served.items()):
-            if len(hosts) > 1:
-                report.add(f"{domain} is in app_domains of {contract.listed(hosts)}: several hosts for one site are not offered yet, leave it to one of them")
+            if len(hosts) > 1 and not fleet:
+                report.add(f"{domain} is in app_domains of {contract.listed(hosts)}, which have a database each: leave it to one of them, or leave one "
+                           "host in db, which is then the database of all")
         for (name, port), hosts in sorted(address.items()):
             if len(hosts) > 1:
                 report.add(f"{contract.listed(hosts)} are the same machine ({name}, port {port}): keep one name, in all its groups")
@@ -145,7 +149,7 @@ class HostCheck:
     """One host: its variables rendered, and everything that is wrong with them."""
 
     def __init__(self, action: ActionModule, task_vars: dict, host: str, groups: list[str], roles: dict[str, dict]) -> None:
-        self.roles = {name: role for name, role in roles.items() if name in contract.roles_of(groups)}
+        self.roles = {name: role for name, role in roles.items() if name in contract.roles_of(groups, contract.is_fleet(task_vars["groups"]))}
         self.all_roles = roles
         self.options = {key: spec for role in self.roles.values() for key, spec in role["specs"]["main"].get("options", {}).items()}
         self.raw = action.host_vars(task_vars, host)
@@ -290,7 +294,8 @@ class HostCheck:
                 continue  # said already: it is missing, or its own template fails
             wanted = contract.listed(names if len(names) < 5 else [*names[:4], "others"])
             if missing.startswith("vault_"):
-                sentence = f"is not defined, but {wanted} take{'s' if len(names) == 1 else ''} it from the vault: add it with `ansible-vault edit {self.vault_file()}`; `{contract.MAKE_SECRET}` makes a value"
+                made = "docs/own-database-host.md says how it is made" if missing == "vault_pki_ca_key" else f"`{contract.MAKE_SECRET}` makes a value"
+                sentence = f"is not defined, but {wanted} take{'s' if len(names) == 1 else ''} it from the vault: add it with `ansible-vault edit {self.vault_file()}`; {made}"
             else:
                 sentence = f"is not defined, but {wanted} use{'s' if len(names) == 1 else ''} it{contract.closest(missing, self.available, 0.75) or ': define it, or correct the template'}"
             yield contract.Problem(missing, sentence)

@@ -41,7 +41,8 @@ options:
     default: C.UTF-8
   roles:
     description:
-      - Roles by name. They hold no attribute but those given here, never a password, and no membership but O(roles[].member_of).
+      - Roles by name. They hold no attribute but those given here, no password but that of O(passwords), and no membership but
+        O(roles[].member_of).
       - A role that may log in may connect to O(database) and to no other.
     type: dict
     required: true
@@ -60,6 +61,12 @@ options:
     type: list
     elements: str
     default: []
+  passwords:
+    description:
+      - Passwords by role of O(roles), for logins over the network. A role without one has none.
+      - The server is given a SCRAM verifier that is computed here; neither its log nor RV(statements) hold it.
+    type: dict
+    default: {}
 notes:
   - A value of O(roles) is a dictionary with C(login) (bool, default true), C(connection_limit) (int, default -1),
     C(member_of) (list), C(settings) and C(database_settings) (dictionaries of run-time settings for the role everywhere and in O(database)).
@@ -96,6 +103,9 @@ statements:
   returned: always
 """
 
+import base64
+import hashlib
+import hmac
 import json
 import os
 import re
@@ -166,6 +176,27 @@ def grantee(name):
     return "PUBLIC" if name == "public" else ident(name)
 
 
+def verifier(password, salt=None, iterations=4096):
+    """What PostgreSQL keeps of a password (SCRAM-SHA-256, RFC 5803): enough to check one, not to log in with."""
+    salt = salt or os.urandom(16)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, iterations)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    salt, stored, server = (base64.b64encode(part).decode() for part in (salt, stored, server))
+    return f"SCRAM-SHA-256${iterations}:{salt}${stored}:{server}"
+
+
+def is_verifier_of(kept, password):
+    """Whether a role's password is this one."""
+    found = re.fullmatch(r"SCRAM-SHA-256\$(\d+):([A-Za-z0-9+/=]+)\$[^$]+", kept or "")
+    return bool(found) and hmac.compare_digest(kept, verifier(password, base64.b64decode(found[2]), int(found[1])))
+
+
+def hidden(statement):
+    """The statement as it may be shown."""
+    return re.sub(r"PASSWORD '[^']*'", "PASSWORD '********'", statement)
+
+
 def state_query(database, owner, roles, extensions):
     """A psql script that prints the server's state as one line of JSON, and the database's as a second when it exists."""
     managed = "ARRAY[{0}]::name[]".format(", ".join(literal(r) for r in sorted(roles)))
@@ -198,7 +229,7 @@ SELECT jsonb_build_object(
   'version', current_setting('server_version_num')::int / 10000,
   'checksums', current_setting('data_checksums') = 'on',
   'roles', (SELECT coalesce(jsonb_object_agg(rolname, jsonb_build_object(
-      'login', rolcanlogin, 'connection_limit', rolconnlimit, 'password', rolpassword IS NOT NULL,
+      'login', rolcanlogin, 'connection_limit', rolconnlimit, 'password', rolpassword,
       'expires', rolvaliduntil IS NOT NULL AND rolvaliduntil <> 'infinity', 'superuser', rolsuper, 'createdb', rolcreatedb,
       'createrole', rolcreaterole, 'replication', rolreplication, 'bypassrls', rolbypassrls, 'inherit', rolinherit)), '{{}}')
     FROM pg_authid WHERE rolname = ANY ({managed})),
@@ -286,15 +317,18 @@ def plan_roles(wanted, actual):
     for name, want in sorted(wanted.items()):
         have = actual["roles"].get(name)
         attributes = dict(fixed, login=want["login"])
+        password = f"PASSWORD '{verifier(want['password'])}'" if want["password"] else ""
         if have is None:
             login = words[want["login"]].format("LOGIN")
-            out.append(f"CREATE ROLE {ident(name)} {login} CONNECTION LIMIT {want['connection_limit']}")
+            out.append(f"CREATE ROLE {ident(name)} {login} CONNECTION LIMIT {want['connection_limit']} {password}".strip())
             continue
         change = [words[v].format(k.upper()) for k, v in sorted(attributes.items()) if have[k] != v]
         if have["connection_limit"] != want["connection_limit"]:
             change.append(f"CONNECTION LIMIT {want['connection_limit']}")
-        if have["password"]:
+        if have["password"] and not password:
             change.append("PASSWORD NULL")
+        elif password and not is_verifier_of(have["password"], want["password"]):
+            change.append(password)
         if have["expires"]:
             change.append("VALID UNTIL 'infinity'")
         if change:
@@ -414,7 +448,10 @@ def script(params, steps):
 
     def transaction(statements):
         if statements:
-            lines.extend(["BEGIN;", *(s + ";" for s in statements), "COMMIT;"])
+            # What makes the role's password is none of the log's business, also where it fails or takes long.
+            quiet = ["SET LOCAL log_statement = none;", "SET LOCAL log_min_error_statement = panic;", "SET LOCAL log_min_duration_statement = -1;"]
+            secret = any(hidden(s) != s for s in statements)
+            lines.extend(["BEGIN;", *(quiet if secret else []), *(s + ";" for s in statements), "COMMIT;"])
 
     transaction(before)
     lines.extend(s + ";" for s in create)
@@ -461,7 +498,11 @@ def normal_roles(params):
             "member_of": list(role.get("member_of") or []),
             "settings": role.get("settings") or {},
             "database_settings": role.get("database_settings") or {},
+            "password": (params.get("passwords") or {}).get(name, ""),
         }
+    for name in params.get("passwords") or {}:
+        if name not in out:
+            raise ValueError(f"passwords names the role '{name}', which is not among roles")
     for key in ("owner", "writers", "temporary"):
         for name in [params[key]] if key == "owner" else params[key]:
             if name not in out:
@@ -518,6 +559,7 @@ def main():
             "writers": {"type": "list", "elements": "str", "default": []},
             "temporary": {"type": "list", "elements": "str", "default": []},
             "extensions": {"type": "list", "elements": "str", "default": []},
+            "passwords": {"type": "dict", "default": {}, "no_log": True},
         },
         supports_check_mode=True,
     )
@@ -544,7 +586,7 @@ def main():
         module.fail_json(msg=f"{host.psql} does not exist: PostgreSQL {params['version']} is not installed on this host.")
 
     steps = plan(params, wanted, server, database)
-    statements = [s for step in steps for s in step]
+    statements = [hidden(s) for step in steps for s in step]
     result = {"changed": bool(statements), "statements": statements}
     if module._diff and statements:
         result["diff"] = {
@@ -570,8 +612,8 @@ def main():
 
     rc, _out, err = host.run(text)
     if rc != 0:
-        module.fail_json(msg=f"PostgreSQL refused: {err.strip()}", statements=statements)
-    left = [s for step in plan(params, wanted, *host.state(wanted)) for s in step]
+        module.fail_json(msg=f"PostgreSQL refused: {hidden(err.strip())}", statements=statements)
+    left = [hidden(s) for step in plan(params, wanted, *host.state(wanted)) for s in step]
     if left:
         module.fail_json(msg="PostgreSQL accepted every statement, yet these are still missing: " + "; ".join(left), statements=statements)
     module.exit_json(**result)

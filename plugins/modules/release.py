@@ -19,9 +19,10 @@ options:
     type: path
     required: true
   phase:
-    description: What to do. C(end) lets the next run come, whatever became of this one, and like C(list) changes nothing.
+    description: What to do. C(check) is the first step of C(migrate), for several hosts with one database, of which one migrates and the
+      others C(adopt) what it did. C(end) lets the next run come, whatever became of this one, and like C(list) changes nothing.
     type: str
-    choices: [build, migrate, activate, rollback, end, list]
+    choices: [build, check, migrate, adopt, activate, rollback, end, list]
     required: true
   release:
     description: Name of the release, as M(redoubt.django.release_plan) found it; for C(rollback), empty for the one before.
@@ -89,7 +90,8 @@ import os
 from ansible.module_utils.basic import AnsibleModule
 
 PROGRAM = "/usr/local/lib/redoubt/release"
-ARGUMENTS = {"build": ("release", "commit"), "migrate": ("release",), "activate": ("release", "fingerprint"), "rollback": ("release",), "end": (), "list": ()}
+ARGUMENTS = {"build": ("release", "commit"), "check": ("release",), "migrate": ("release",), "adopt": ("release",),
+            "activate": ("release", "fingerprint"), "rollback": ("release",), "end": (), "list": ()}
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ import subprocess
 import typing as t
 import urllib.parse
 
+from ansible_collections.redoubt.django.plugins.plugin_utils.authority import Authority, Unusable
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from packaging.requirements import InvalidRequirement, Requirement
@@ -685,7 +686,7 @@ def app_files(value, values):
         sentence = absolute_problem(dest) if dest.startswith("/") else relative_problem(dest)
         if sentence:
             yield sentence, (index, "dest")
-        elif own and dest.startswith(own + "/") and (dest[len(own) + 1 :] in OWN_FILES or dest.startswith(own + "/files/")):
+        elif own and dest.startswith(own + "/") and (dest[len(own) + 1 :] in OWN_FILES or dest.startswith((own + "/files/", own + "/pgpass-"))):
             yield f"is {dest!r}, which the kit writes itself: choose another name", (index, "dest")
         elif dest.endswith("/") or dest in (".", ""):
             yield f"is {dest!r}, a folder: name the file", (index, "dest")
@@ -1007,6 +1008,68 @@ def app_releases_kept(value, values):
         yield f"is {value}: the live release is one of them, write 1 or more"
 
 
+@rule("app_batch")
+def app_batch(value, values):
+    if value < 1:
+        yield f"is {value}: write how many web hosts are switched at the same time, 1 or more"
+
+
+# --- Several hosts of one site ---------------------------------------------------------------------------------------
+
+
+def several(values: dict) -> bool:
+    """Whether other hosts serve the same site."""
+    return bool(values.get("site_fleet")) and len(values.get("site_web_hosts") or []) > 1
+
+
+@rule("app_redis")
+def shared_redis(value, values):
+    if value and several(values):
+        yield "is true, but such a server is each host's own, and what is in it would differ between the web hosts: set it to false, or name a server that all of them reach in app_env"
+
+
+@rule("app_media", "app_shared_paths")
+def shared_files(value, values):
+    if value and several(values) and values.get("app_media_shared") is False:
+        yield "is kept on the disk of each web host, and visitors would find it on one of them: mount the same file system on all (docs/add-a-web-host.md) and set app_media_shared: true, or set it to []"
+
+
+@rule("app_database_password", "app_migrate_password")
+def database_password(value, values):
+    if not values.get("site_fleet"):
+        return
+    if len(value) < 20 or len(set(value)) < 10 or not value.isascii() or not value.isprintable():
+        yield f"must be 20 random ASCII characters or more: put another into the vault (`{MAKE_SECRET}`)"
+
+
+@rule("base_addresses", "pki_addresses")
+def addresses(value, values):
+    for index, address in enumerate(value):
+        try:
+            ipaddress.ip_address(address)
+        except ValueError:
+            yield f"is {address!r}, which is no address: write one IPv4 or IPv6 address, without a network's length", (index,)
+
+
+@rule("pki_ca_certificate")
+def certificate_authority(value, values):
+    days, left = values.get("pki_days"), values.get("pki_renew_days")
+    if isinstance(days, int) and isinstance(left, int) and not 0 < left < days:
+        yield f"signs for {days} days (pki_days) and again when fewer than {left} are left (pki_renew_days): write more days than are to be left"
+        return
+    if "pki_ca_key" not in values:
+        return
+    try:
+        authority = Authority(value, text(values, "pki_ca_key"))
+    except Unusable as error:
+        variable, sentence = error.args
+        yield sentence if variable == "pki_ca_certificate" else f"has no key that signs for it: pki_ca_key {sentence}"
+        return
+    end = authority.certificate.not_valid_after_utc
+    if isinstance(left, int) and end < datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=left):
+        yield f"ends on {end:%Y-%m-%d}, and a certificate of a host is to be good for {left} days more (pki_renew_days): make another CA, put its certificate first and leave this one after it"
+
+
 @rule("app_start_timeout")
 def app_start_timeout(value, values):
     if not 1 <= value <= 3600:
@@ -1110,6 +1173,8 @@ def base_trusted_cas(value, values):
 # --- Several values, several hosts -----------------------------------------------------------------------------------
 
 GROUPS = ("web", "db", "logs", "backups")
+# Those that hosts get which reach each other over the network.
+FLEET_ROLES = {"web": {"pki"}, "db": {"pki"}}
 # Which roles a group's hosts get (a name beginning with one of ours is known on every host in any case).
 GROUP_ROLES = {
     "web": {"site", "app", "certbot", "nginx", "redis"},
@@ -1120,8 +1185,14 @@ GROUP_ROLES = {
 EVERY_HOST = {"base", "ssh", "firewall"}
 
 
-def roles_of(host_groups: t.Iterable[str]) -> set[str]:
-    return EVERY_HOST.union(*(GROUP_ROLES.get(group, set()) for group in host_groups))
+def roles_of(host_groups: t.Iterable[str], fleet: bool = False) -> set[str]:
+    found = [GROUP_ROLES.get(group, set()) | (FLEET_ROLES.get(group, set()) if fleet else set()) for group in host_groups]
+    return EVERY_HOST.union(*found)
+
+
+def is_fleet(groups: dict[str, list[str]]) -> bool:
+    """Whether web hosts reach their database over the network. roles/site says the same as site_fleet."""
+    return bool(set(groups.get("web", [])) - set(groups.get("db", [])))
 
 
 def check_groups(groups: dict[str, list[str]], hosts: t.Iterable[str]) -> t.Iterator[str]:
@@ -1140,10 +1211,27 @@ def check_groups(groups: dict[str, list[str]], hosts: t.Iterable[str]) -> t.Iter
         hint = next((closest(group, GROUPS, 0.5) for group in own if closest(group, GROUPS, 0.5)), "")
         where = f" (only in {listed(own)}{hint})" if own else ""
         yield f"{host} is in none of the groups {listed(GROUPS)}{where}: put it into those whose work it does."
-    for host in sorted(set(groups.get("web", [])) ^ set(groups.get("db", []))):
-        if groups.get("web") and groups.get("db"):
-            inside, outside = ("web", "db") if host in groups["web"] else ("db", "web")
-            yield f"{host} is in {inside} but not in {outside}: a database on a host of its own is not offered yet, put {host} into both."
+    web, db = groups.get("web", []), groups.get("db", [])
+    if web and db and is_fleet(groups) and len(db) > 1:
+        apart = sorted(set(web) - set(db))
+        yield (f"{listed(apart)} {'is' if len(apart) == 1 else 'are'} in web but not in db, so one host of db is the database of all web hosts, "
+               f"but {listed(sorted(db))} are in it: leave one.")
+    elif web and db and not is_fleet(groups):
+        for host in sorted(set(db) - set(web)):
+            yield f"{host} is in db, but every host of web is too, and has a database of its own: take {host} out of db, or the web hosts."
+
+
+def check_fleet(groups: dict[str, list[str]], rendered: dict[str, dict]) -> t.Iterator[str]:
+    """What hosts of one site must have in common, and know of each other: `rendered` are the values by host of the play."""
+    serving = [host for host in groups.get("web", []) if host in rendered]
+    for variable, why in (("app_name", "is one application's"), ("app_domains", "is one site's"), ("app_secret_key", "signs the sessions that all must read")):
+        values = [rendered[host][variable] for host in serving if variable in rendered[host]]
+        if any(value != values[0] for value in values):
+            yield f"{variable} differs between {listed(serving)}, but {why}: give all web hosts the same."
+    known = next((values["site_addresses"] for values in rendered.values() if isinstance(values.get("site_addresses"), dict)), {})
+    for host in sorted({*groups.get("web", []), *groups.get("db", [])}):
+        if host in known and not known[host]:
+            yield f"base_addresses of {host} is empty and its ansible_host no address, but other hosts must reach it: list the addresses they know it by."
 
 
 def leaves(value: t.Any) -> t.Iterator[str]:

@@ -116,6 +116,40 @@ def test_a_new_server_gets_everything_in_the_order_it_depends_on():
     assert text.count("BEGIN;") == text.count("COMMIT;") == 3
 
 
+def test_a_password_is_kept_as_postgresql_keeps_it():
+    kept = state.verifier("correct horse battery staple", b"0123456789abcdef", 4096)
+    assert kept.startswith("SCRAM-SHA-256$4096:MDEyMzQ1Njc4OWFiY2RlZg==$")
+    assert state.is_verifier_of(kept, "correct horse battery staple")
+    assert not state.is_verifier_of(kept, "correct horse battery stapler")
+    for other in (None, "", "md5" + "0" * 32, kept.replace("4096", "4097")):
+        assert not state.is_verifier_of(other, "correct horse battery staple")
+
+
+def test_a_password_is_set_once_and_never_shown():
+    wanted = state.normal_roles({**PARAMS, "passwords": {"notes": "k3Qx81hfT0pzLwGvk3Qx"}})
+    server = copy.deepcopy(SERVER)
+    said = state.plan_roles(wanted, server)
+    assert len(said) == 1 and said[0].startswith("ALTER ROLE notes PASSWORD 'SCRAM-SHA-256$")
+    assert state.hidden(said[0]) == "ALTER ROLE notes PASSWORD '********'"
+    assert "k3Qx81" not in str(said)
+    # Nor by the server's log, whatever it writes down of statements.
+    text = state.script(PARAMS, (said, [], [], ["GRANT x TO y"]))
+    assert text.index("SET LOCAL log_statement = none") < text.index("SCRAM") < text.index("COMMIT")
+    assert text.count("SET LOCAL log_statement") == 1
+    server["roles"]["notes"]["password"] = said[0].split("'")[1]
+    assert state.plan_roles(wanted, server) == []
+    # Without one in the inventory it is taken away.
+    assert state.plan_roles(WANTED, server) == ["ALTER ROLE notes PASSWORD NULL"]
+    # A role that is new gets it at once.
+    del server["roles"]["notes"]
+    assert state.hidden(state.plan_roles(wanted, server)[0]) == "CREATE ROLE notes LOGIN CONNECTION LIMIT 80 PASSWORD '********'"
+
+
+def test_a_password_of_nobody_is_refused():
+    with pytest.raises(ValueError, match="passwords names the role 'nobody'"):
+        state.normal_roles({**PARAMS, "passwords": {"nobody": "x"}})
+
+
 def attribute(name, value):
     return lambda server, _database: server["roles"]["notes"].update({name: value})
 

@@ -390,7 +390,10 @@ GROUPS = {"all": ["app1", "store1"], "ungrouped": [], "web": ["app1"], "db": ["a
         ({"logs": []}, "The group logs has no hosts"),
         ({"web": None, "webs": ["app1"]}, "The inventory has no group web: did you mean webs?"),
         ({"db": None}, "The inventory has no group db"),
-        ({"db": ["store1"]}, "app1 is in web but not in db: a database on a host of its own is not offered yet"),
+        ({"db": ["store1"]}, None),
+        ({"db": ["app1", "store1"]}, "store1 is in db, but every host of web is too, and has a database of its own: take store1 out of db"),
+        ({"web": ["app1", "store1"]}, None),
+        ({"web": ["app1"], "db": ["store1", "db2"]}, "app1 is in web but not in db, so one host of db is the database of all web hosts, but db2 and store1 are in it: leave one."),
         ({"logs": None, "backups": ["app1"], "log": ["store1"]}, "store1 is in none of the groups web, db, logs and backups (only in log: did you mean logs?)"),
     ],
 )
@@ -400,9 +403,48 @@ def test_groups(changes, sentence):
     assert any(found_one.startswith(sentence) for found_one in found) if sentence else found == []
 
 
+FLEET = {"site_fleet": True, "site_web_hosts": ["app1", "app2"], "app_media": [], "app_media_shared": False}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({}, None),
+        ({"app_redis": True}, "app_redis is true, but such a server is each host's own"),
+        ({"app_media": VALID["app_media"]}, "app_media is kept on the disk of each web host"),
+        ({"app_media": VALID["app_media"], "app_media_shared": True}, None),
+        ({"app_shared_paths": ["data"]}, "app_shared_paths is kept on the disk of each web host"),
+        ({"app_shared_paths": ["data"], "site_web_hosts": ["app1"]}, None),
+        ({"app_redis": True, "site_web_hosts": ["app1"]}, None),
+        ({"app_batch": 0}, "app_batch is 0: write how many web hosts"),
+        ({"app_database_password": "short"}, "app_database_password must be 20 random ASCII characters or more"),
+        ({"app_migrate_password": "ü3Qx81hfT0pzLwGvk3Qxm"}, "app_migrate_password must be 20 random ASCII characters or more"),
+        ({"app_migrate_password": "", "site_fleet": False}, None),
+        ({"app_migrate_password": "k3Qx81hfT0pzLwGvk3Qxm"}, None),
+        ({"base_addresses": ["10.0.0.0/8"]}, "base_addresses[0] is '10.0.0.0/8', which is no address"),
+        ({"base_addresses": ["192.0.2.1", "2001:db8::1"]}, None),
+        ({"app_files": [{"dest": "/etc/notes/pgpass-notes", "content": ""}], "site_config": "/etc/notes"}, "app_files[0].dest is '/etc/notes/pgpass-notes', which the kit"),
+    ],
+)
+def test_several_hosts(changes, sentence):
+    found = problems(**{**FLEET, **changes})
+    assert found[0].startswith(sentence) and len(found) == 1 if sentence else found == []
+
+
+def test_hosts_of_one_site_have_in_common_what_they_must():
+    groups = {"web": ["app1", "app2"], "db": ["db1"]}
+    host = {"app_name": "notes", "app_domains": ["notes.test"], "app_secret_key": KEY, "site_addresses": {"app1": ["192.0.2.1"], "app2": ["192.0.2.2"], "db1": ["192.0.2.3"]}}
+    assert list(contract.check_fleet(groups, {"app1": host, "app2": host, "db1": host})) == []
+    found = list(contract.check_fleet(groups, {"app1": host, "app2": {**host, "app_secret_key": KEY[::-1]}}))
+    assert found == ["app_secret_key differs between app1 and app2, but signs the sessions that all must read: give all web hosts the same."]
+    assert "app_domains differs" in next(contract.check_fleet(groups, {"app1": host, "app2": {**host, "app_domains": ["other.test"]}}))
+    found = list(contract.check_fleet(groups, {"app1": {**host, "site_addresses": {**host["site_addresses"], "db1": []}}}))
+    assert found == ["base_addresses of db1 is empty and its ansible_host no address, but other hosts must reach it: list the addresses they know it by."]
+
+
 def test_every_role_belongs_to_a_group():
     """A role that the table forgets would never be validated."""
-    assigned = contract.EVERY_HOST.union(*contract.GROUP_ROLES.values())
+    assigned = contract.EVERY_HOST.union(*contract.GROUP_ROLES.values(), *contract.FLEET_ROLES.values())
     assert {path.name for path in (ROOT / "roles").iterdir() if path.is_dir()} <= assigned
 
 

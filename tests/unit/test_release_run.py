@@ -380,6 +380,43 @@ def test_migrations_run_once_with_the_hooks_before_and_the_setup_after(machine, 
     assert not [line for line in machine.calls() if "loaddata" in line]
 
 
+def test_of_several_hosts_one_migrates_and_the_others_take_that_over(program, machine, phase) -> None:
+    machine.app |= {"setup": ["loaddata first"], "several": True}
+    fresh(machine)
+    (machine.home / "setup").unlink()
+    assert not phase("check", "r1")["failed"]
+    assert machine.calls() == ["notes-run migrate r1 python -B inspect_project.py --several"]
+    machine.forget_calls()
+    # Between the two, other hosts have checked; it is the same run, whose code has been looked at.
+    assert not phase("migrate", "r1")["failed"]
+    assert machine.calls() == [f"notes-run migrate r1 {MANAGE} migrate --noinput", f"notes-run runtime r1 {MANAGE} loaddata first"]
+
+
+def test_who_takes_over_runs_nothing_and_journals_no_migration(program, machine, phase) -> None:
+    machine.app |= {"setup": ["loaddata first"], "several": True}
+    fresh(machine)
+    (machine.home / "setup").unlink()
+    machine.findings(plan={"plan": [{"name": "notes.0002", "operations": [], "takes_away": [], "breaks_older": ["adds a column"]}], "known": ["notes.0002"],
+                           "applied": ["notes.0001"], "first": False})
+    phase("check", "r1")
+    machine.forget_calls()
+    assert not phase("adopt", "r1")["failed"]
+    assert machine.calls() == []
+    assert (machine.home / "setup").exists() and (machine.home / "releases/r1/migrate").exists()
+    # What the migration does to older code is known here too.
+    assert program.read(machine.home / "migrations.json", {}) == {"notes.0002": "adds a column"}
+    assert not phase("activate", "r1")["failed"]
+    assert machine.journal()[-1]["migrations"] == []
+
+
+def test_the_release_before_is_told(program, machine, phase) -> None:
+    machine.released("r1")
+    machine.released("r2", served=False)
+    phase("activate", "r2")
+    found = program.listing(machine.app)
+    assert (found["live"], found["previous"], found["earlier"]) == ("r2", "r1", ["r1"])
+
+
 def fresh(machine: Host, name: str = "r1") -> None:
     """A built release whose migrations have not run."""
     machine.released(name, served=False)

@@ -203,6 +203,26 @@ def checks():
     ]
 
 
+def apart():
+    """What one process or one host would keep for itself that all hosts of a site must share: sessions, first of all."""
+    from django.conf import settings
+
+    engine = getattr(settings, "SESSION_ENGINE", "")
+    if "django.contrib.sessions.middleware.SessionMiddleware" not in settings.MIDDLEWARE:
+        return []
+    alias = getattr(settings, "SESSION_CACHE_ALIAS", "default")
+    backend = getattr(settings, "CACHES", {}).get(alias, {}).get("BACKEND", "").rpartition(".")[2]
+    own = ("LocMemCache", "FileBasedCache", "DummyCache")
+    if engine.endswith(".file"):
+        kept = "in files"
+    elif engine.endswith((".cache", ".cached_db")) and backend in own:
+        kept = "in the cache " + repr(alias) + ", a " + backend
+    else:
+        return []
+    text = "SESSION_ENGINE keeps sessions " + kept + ", which is each host's or process' own, and several hosts serve this site: keep them in the database"
+    return [{"level": "CRITICAL", "number": 50, "id": "redoubt.E001", "text": text}]
+
+
 def part(findings, name, function):
     """What one part finds; where it breaks, why, so that the others are still told."""
     try:
@@ -225,6 +245,8 @@ def main():
 
         django.setup()
         part(findings, "checks", checks)
+        if "--several" in sys.argv[1:]:
+            findings["checks"] = (findings["checks"] or []) + apart()
         part(findings, "drift", drift)
         part(findings, "plan", plan)
     texts = {f"{' '.join(str(warning.message).split())[:200]} ({warning.filename.rpartition('site-packages/')[2]})" for warning in caught}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
+import re
 import secrets
 import ssl
 import warnings
@@ -219,6 +221,21 @@ def test_the_log_knows_no_query_string(host, edge: Edge) -> None:
     log = host.check_output("tail -n 200 /var/log/nginx/access.log")
     assert page in log
     assert secret not in log
+
+
+def test_a_line_of_the_log_begins_with_what_no_visitor_chooses(host, edge: Edge) -> None:
+    """Whoever bans by this log reads the beginning of a line; all of it is JSON, whatever was sent."""
+    mark = secrets.token_hex(12)
+    forged = '","status":"429","client":"192.0.2.1'
+    edge.ask(f"/{mark}{forged}\x7f%0a%22", headers={"User-Agent": forged + "\x1b[2J\\", "Referer": forged})
+    lines = [line for line in host.check_output("tail -n 200 /var/log/nginx/access.log").splitlines() if mark in line]
+    assert len(lines) == 1
+    beginning = re.compile(r'{"client":"([0-9a-f.:]+)","status":"(\d{3})","limit":"[A-Z_]*","method":"GET","time":"[^"]+","id":"[0-9a-f]{32}","host":"')
+    found = beginning.match(lines[0])
+    assert found and found[1] != "192.0.2.1" and found[2] != "429", lines[0]
+    line = json.loads(lines[0])
+    assert (line["client"], line["status"]) == found.groups()
+    assert line["tls"].startswith("TLSv1") and "upstream_header_time" not in line and line["header_seconds"]
 
 
 def test_the_configuration_is_valid_and_without_warnings(host) -> None:

@@ -209,6 +209,13 @@ def test_each_release_gets_what_its_nginx_and_openssl_know(release, http2, flags
     assert [listen.words[1:] for listen in default.all("listen")][1] == [*flags, "default_server"]
 
 
+def test_the_log_begins_with_what_filters_read():
+    """The ban filters are anchored to this beginning: a change here is a change there."""
+    line = "".join(Rendered(PLAIN).conf("conf.d/log.conf").one("log_format")[2:])
+    assert line.startswith('{"client":"$remote_addr","status":"$status","limit":"$limit_req_status","method":"$request_method","time":')
+    assert not re.search(r"\$(request|request_uri|args|query_string|http_referer|http_cookie|arg_\w+)\b", line)
+
+
 def test_unknown_names_are_rejected_on_every_socket():
     default = servers(Rendered(PLAIN).conf("sites-enabled/default.conf"))["_"]
     assert sorted(listen.words[1] for listen in default.all("listen")) == ["443", "80", "[::]:443", "[::]:80"]

@@ -10,6 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 TIMEOUT = 15
+HEADERS = {
+    "Strict-Transport-Security",
+    "Content-Security-Policy",
+    "X-Content-Type-Options",
+    "X-Frame-Options",
+    "Referrer-Policy",
+    "Permissions-Policy",
+    "Cross-Origin-Opener-Policy",
+    "Cross-Origin-Resource-Policy",
+    "X-Request-ID",
+}
 PORTS = {"http": 80, "https": 443}
 
 
@@ -28,6 +39,29 @@ class Answer:
         values = self.all(name)
         assert len(values) == 1, f"{name} is there {len(values)} times in the answer {self.status}: {values}"
         return values[0]
+
+
+def assert_header_set(answer: Answer, policy: str = "Content-Security-Policy", secure: bool = True) -> None:
+    """The whole set, each header once. `secure`: over TLS; HSTS means nothing elsewhere."""
+    for header in HEADERS - {"Content-Security-Policy", "Strict-Transport-Security"} | {policy}:
+        answer.one(header)
+    assert answer.one("X-Content-Type-Options") == "nosniff"
+    assert answer.one("Server") == "nginx", "the version is nobody's business"
+    assert not answer.all("X-Powered-By")
+    if secure:
+        assert "max-age=" in answer.one("Strict-Transport-Security")
+    else:
+        assert not answer.all("Strict-Transport-Security")
+
+
+def assert_error_page(answer: Answer) -> None:
+    """One of nginx's own pages: it says which request it is about, and takes nothing from anywhere."""
+    assert answer.one("Content-Type") == "text/html; charset=utf-8"
+    request = answer.one("X-Request-ID")
+    assert f"{answer.status} · {request}".encode() in answer.body
+    assert answer.one("Content-Security-Policy").startswith(f"default-src 'none'; style-src 'nonce-{request}';")
+    assert f'<style nonce="{request}">'.encode() in answer.body
+    assert answer.one("Cache-Control") == "no-store"
 
 
 class Edge:

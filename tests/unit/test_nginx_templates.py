@@ -263,7 +263,7 @@ def test_nobody_is_believed_about_addresses_but_the_trusted():
     trusting = Rendered(FULL).conf("conf.d/limits.conf")
     assert [trust.words[1] for trust in trusting.all("set_real_ip_from")] == FULL["nginx_trusted_proxies"]
     assert trusting.one("real_ip_header") == ["X-Forwarded-For"] and trusting.one("real_ip_recursive") == ["on"]
-    assert trusting.all("geo")[0].one("include") == ["/var/lib/redoubt/nginx-bans/banned.conf"]
+    assert trusting.all("geo")[0].one("include") == ["/var/lib/nginx/banned.conf"]
     for server in Rendered(FULL).conf("sites-enabled/https.conf").all("server"):
         assert server.all("if")[0].words[1:] == ["($redoubt_banned)"] and server.all("if")[0].one("return") == ["444"]
     (http,) = Rendered(FULL).conf("sites-enabled/http.conf").all("server")
@@ -444,8 +444,7 @@ def test_the_units_drop_in_names_only_settings_systemd_knows(tmp_path):
 
 def test_tasks_name_every_snippet_that_is_included():
     provided = {str(path.relative_to(TEMPLATES / "etc/nginx")) for path in TEMPLATES.glob("etc/nginx/snippets/*")}
-    task = yaml.safe_load((ROLE / "tasks/configure.yml").read_text())[-1]
-    provided |= {item["dest"].removeprefix("/etc/nginx/") for item in task["redoubt.django.tree"]["extra"]}
+    provided |= {item["dest"].removeprefix("/etc/nginx/") for item in yaml.safe_load((ROLE / "vars/main.yml").read_text())["__nginx_headers"]}
     for path, conf in Rendered(FULL).every().items():
         for directive in conf.walk():
             if directive.words[0] == "include" and directive.words[1].startswith("snippets/"):

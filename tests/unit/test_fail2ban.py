@@ -31,7 +31,7 @@ if not (PACKAGE / "usr/bin/fail2ban-regex").exists():
     pytest.fail(f"There is no {PACKAGE}: `make .cache/fail2ban/usr/bin/fail2ban-regex` unpacks Debian's package there.", pytrace=False)
 
 sys.path.insert(0, str(ROOT / "guard"))
-from redoubt_guard import events  # noqa: E402
+from redoubt_guard import events
 
 A, A6 = "198.51.100.7", "2001:db8:a:1::7"
 JUNK = "".join(chr(33 + number * 7 % 93) for number in range(10_000))
@@ -380,6 +380,12 @@ def test_a_ban_is_an_element_with_the_time_that_is_left(jail) -> None:
     assert re.search(r"^add element inet redoubt_bans login6 \{ 2001:db8:a:1:: timeout 61\ds \}$", second, re.MULTILINE)
     assert cut[:2] == ["ss", "--kill"] and cut[-1] == "dst 198.51.100.7 and ( sport = :80 or sport = :443 )"
     assert cut6[-1].startswith("dst 2001:db8:a:1::/64 ")
+
+
+def test_a_ban_by_hand_is_the_networks_too(jail) -> None:
+    action = jail.act()
+    ban(jail, action, "2001:db8:a:1::7")
+    assert "login6 { 2001:db8:a:1:: timeout" in jail.ran[0][1] and jail.ran[1][0][-1] == "dst 2001:db8:a:1::/64"
 
 
 def test_rules_that_somebody_has_flushed_come_back_with_all_bans(jail) -> None:

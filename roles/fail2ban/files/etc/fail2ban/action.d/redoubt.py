@@ -120,9 +120,10 @@ class Action(ActionBase):
         return max(1, int(begin + seconds - time.time())) + SLACK
 
     def key(self, address):
-        """The set that an address belongs into, and its key there: of a /64 the first address."""
-        version = 6 if ":" in address else 4
-        return f"{self._jail.name}{version}", address.removesuffix("/64") if version == 6 else address
+        """The set that an address belongs into, and its key there: of a /64 the first address. A ban by hand may name any other."""
+        if ":" in address:
+            return f"{self._jail.name}6", str(network(IPAddr(address))).removesuffix("/64")
+        return f"{self._jail.name}4", address
 
     def element(self, address, seconds):
         name, key = self.key(address)
@@ -164,7 +165,7 @@ add rule {TABLE} {name} {match}ip6 saddr & ffff:ffff:ffff:ffff:: @{name}6 goto r
         """Close what is open: an idle connection would not meet the rules, and the server would wait for it."""
         ports = " or ".join(f"sport = :{port}" for port in self.ports.split(",")) if self.ports else ""
         # Not every kernel can; then the rules answer the next packet.
-        self.run(["ss", "--kill", "--tcp", "--no-header", "state", "connected", f"dst {address}" + (f" and ( {ports} )" if ports else "")])
+        self.run(["ss", "--kill", "--tcp", "--no-header", "state", "connected", f"dst {network(IPAddr(address))}" + (f" and ( {ports} )" if ports else "")])
 
     @staticmethod
     def run(command, text=None):
@@ -193,7 +194,7 @@ add rule {TABLE} {name} {match}ip6 saddr & ffff:ffff:ffff:ffff:: @{name}6 goto r
 
     def write_list(self):
         """Whether the list has changed."""
-        addresses = sorted(str(ticket.getID()) for ticket in self._jail.actions.banManager)
+        addresses = sorted({str(network(IPAddr(str(ticket.getID())))) for ticket in self._jail.actions.banManager})
         text = "".join(f"{address if '/' in address else address + '/32'} 1;\n" for address in addresses)
         path = pathlib.Path(self.nginx, f"{self._jail.name}.conf")
         if path.exists() and path.read_text(encoding="ascii") == text:

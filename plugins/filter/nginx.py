@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import urllib.parse
 from collections.abc import Callable
 
 from ansible.errors import AnsibleFilterError
@@ -24,8 +25,13 @@ def nginx_string(value: object) -> str:
     return f'"{escaped}"'
 
 
+def decoded_path(value: object) -> str:
+    """A path as nginx compares it: the inventory has it as a URL is written."""
+    return urllib.parse.unquote(str(value))
+
+
 class FilterModule:
     """What Ansible loads."""
 
     def filters(self) -> dict[str, Callable[[object], str]]:
-        return {"nginx_string": nginx_string}
+        return {"nginx_string": nginx_string, "decoded_path": decoded_path}

@@ -777,6 +777,8 @@ def calendar_problem(calendar: str) -> str | None:
 
 
 URL_PATH = r"/[A-Za-z0-9._~!&()*+,=:@%/-]*"
+SIZE = r"\d+[kKmMgG]?"
+ERROR_PAGES = ("400", "403", "404", "405", "413", "414", "429", "431", "500", "502", "503", "504")
 OWN_URLS = ("/.well-known/acme-challenge/", "/-/")
 
 
@@ -789,6 +791,13 @@ def url_path_problem(value: str, closed: bool = False, query: bool = False) -> s
         return f"is {value!r}, which is no path of a URL: percent-encode what is not a letter, digit or one of . _ ~ ! & ( ) * + , = : @ - /"
     if closed and not value.endswith("/"):
         return f"is {value!r}: end it with a slash, {value}/"
+    path = value.split("?")[0]
+    if re.search(r"%(?![0-9A-Fa-f]{2})", path):
+        return f"is {value!r}, which has a % that encodes nothing: write %25 for the sign itself"
+    # What the percent signs stand for is what nginx compares, and $ begins a variable there.
+    decoded = urllib.parse.unquote(path, errors="replace")
+    if re.search(r"[\x00-\x1f\x7f$\ufffd]", decoded):
+        return f"is {value!r}, which stands for {decoded!r}: nginx cannot be told of such a path"
     return None
 
 
@@ -850,7 +859,7 @@ def app_admin_allow(value, values):
         yield "is set, but app_admin_path is empty: name the path that it is about"
 
 
-@rule("app_admin_allow", "firewall_ssh_from", "ssh_penalty_exempt", "fail2ban_ignore")
+@rule("app_admin_allow", "firewall_ssh_from", "ssh_penalty_exempt", "nginx_trusted_proxies", "fail2ban_ignore")
 def networks(value, values):
     for index, network in enumerate(value):
         try:
@@ -860,6 +869,82 @@ def networks(value, values):
                 yield f"is {network!r}, an address inside a network: write {ipaddress.ip_network(network, strict=False)}, or the address alone", (index,)
             except ValueError:
                 yield f"is {network!r}, which is no network: write it as 192.0.2.0/24, 2001:db8::/32 or a single address", (index,)
+
+
+@rule("nginx_trusted_proxies")
+def nginx_trusted_proxies(value, values):
+    for index, network in enumerate(value):
+        if network.endswith("/0"):
+            yield f"is {network!r}, which is everybody: each visitor could claim any address, name the proxies' networks", (index,)
+
+
+@rule("nginx_csp", "nginx_referrer_policy", "nginx_permissions_policy", "nginx_opener_policy", "nginx_resource_policy",
+      "nginx_error_title", "nginx_error_contact", "nginx_error_language")
+def nginx_values(value, values):
+    yield from nginx_value_problems(value)
+
+
+def nginx_value_problems(value: str) -> t.Iterator[str]:
+    """What would end a header, a line, or be a variable of nginx's."""
+    if "\n" in value or "\r" in value:
+        yield "has more than one line: write it as one (YAML's `>-` folds lines)"
+    elif "$" in value:
+        yield "has a $, which begins a variable to nginx: leave it out"
+    elif not value.isprintable():
+        yield "has a control character: remove it"
+
+
+@rule("nginx_login_rate", "nginx_admin_rate")
+def nginx_rates(value, values):
+    if not re.fullmatch(r"[1-9][0-9]{0,5}r/[sm]", value):
+        yield f"is {value!r}, which is no rate to nginx: write requests a second or a minute, e.g. 5r/s or 30r/m"
+
+
+@rule("nginx_login_burst", "nginx_admin_burst", "nginx_connections_per_address", "nginx_header_timeout", "nginx_body_timeout",
+      "nginx_proxy_timeout", "nginx_websocket_timeout", "nginx_worker_connections")
+def nginx_counts(value, values):
+    if value < 1:
+        yield f"is {value}, but must be 1 or more"
+
+
+@rule("nginx_hsts_max_age")
+def nginx_hsts_max_age(value, values):
+    if value < 0:
+        yield f"is {value}, but must be 0 or more"
+
+
+@rule("nginx_hsts_preload")
+def nginx_hsts_preload(value, values):
+    if value and (values.get("nginx_hsts_subdomains") is False or values.get("nginx_hsts_max_age", 63072000) < 31536000):
+        yield "is true, but browsers' lists take no site without nginx_hsts_subdomains: true and an nginx_hsts_max_age of a year or more"
+
+
+@rule("nginx_body_limits")
+def nginx_body_limits(value, values):
+    files = [item["url"] for name in ("app_static", "app_media") for item in values.get(name) or [] if isinstance(item, dict) and isinstance(item.get("url"), str)]
+    for path, size in value.items():
+        sentence = url_path_problem(str(path))
+        if sentence:
+            yield f"has a path that {sentence}"
+        elif path == "/":
+            yield "has the path '/', whose limit is app_max_body_size"
+        elif path.startswith((*OWN_URLS, *files)):
+            yield f"has the path {path!r}, where nginx takes no bodies (app_static, app_media or the kit's own)"
+        if not isinstance(size, str) or not re.fullmatch(SIZE, size):
+            yield f"is {size!r}, which is no size to nginx: write e.g. 10m, 512k or 1g", (path,)
+
+
+@rule("nginx_error_texts")
+def nginx_error_texts(value, values):
+    for status, page in value.items():
+        if status not in ERROR_PAGES:
+            yield f"has the key {status!r}, but nginx' own pages are those of {listed(ERROR_PAGES)}: write one of them in quotes"
+        elif not isinstance(page, dict) or not page or set(page) - {"title", "text"} or not all(isinstance(part, str) for part in page.values()):
+            yield "must be a mapping of title, text or both", (status,)
+        else:
+            for key, part in page.items():
+                for sentence in nginx_value_problems(part):
+                    yield sentence, (status, key)
 
 
 @rule("firewall_allow", "firewall_allow_out")
@@ -1010,7 +1095,7 @@ def media_files(value, values):
 
 @rule("app_max_body_size")
 def app_max_body_size(value, values):
-    if not re.fullmatch(r"\d+[kKmMgG]?", value):
+    if not re.fullmatch(SIZE, value):
         match = re.match(r"\s*(\d+)\s*([kKmMgG])", value)
         yield f"is {value!r}, which is no size to nginx: write {match[1] + match[2].lower() if match else 'e.g. 10m, 512k or 1g'}"
 

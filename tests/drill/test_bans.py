@@ -14,8 +14,11 @@ from pathlib import Path
 import pytest
 
 VISITOR = (Path(__file__).parent / "visitor.py").read_text()
-# Short, so that the end of a ban is seen too. Below what nginx' own limits let through at once.
+# Short, so that the end of a ban is seen too. Logins as many as a drill makes: nginx' own limit has its own test.
 SHORT = {
+    "nginx_login_rate": "100r/s",
+    "nginx_login_burst": 1000,
+    "fail2ban_limits": {"maxretry": 5, "findtime": 60, "bantime": 15},
     "fail2ban_login": {"maxretry": 4, "findtime": 600, "bantime": 15},
     "fail2ban_probes": {"maxretry": 3, "findtime": 600, "bantime": 15},
     "fail2ban_sshd": {"maxretry": 4, "findtime": 600, "bantime": 15},
@@ -181,6 +184,13 @@ def test_scanners_are_shut_out(strangers, a, b, web, password) -> None:
     assert strangers.outcomes(a, *[["get", path, {}] for path in ("/.env", "/.git/config", "/wp-login.php")], ["until", "out", 30])[-1] == "out"
     assert banned(web, "probes") == {a}
     assert strangers.outcomes(b, ["login", "admin", password]) == [302]
+
+
+def test_who_asks_too_fast_is_shut_out(strangers, a, web) -> None:
+    admin = strangers.site["app_admin_path"]
+    outcomes = strangers.outcomes(a, *[["get", admin, {}]] * 150, ["until", "out", 30])
+    assert 429 in outcomes and outcomes[-1] == "out", outcomes
+    assert a in banned(web, "limits")
 
 
 def test_what_a_visitor_sends_cannot_ban_another(strangers, a, b, log) -> None:

@@ -11,21 +11,10 @@ import ssl
 import warnings
 
 import pytest
-from edge import Answer, Edge
+from edge import Edge, assert_error_page, assert_header_set
 
 pytestmark = pytest.mark.hosts("web")
 
-HEADERS = {
-    "Strict-Transport-Security",
-    "Content-Security-Policy",
-    "X-Content-Type-Options",
-    "X-Frame-Options",
-    "Referrer-Policy",
-    "Permissions-Policy",
-    "Cross-Origin-Opener-Policy",
-    "Cross-Origin-Resource-Policy",
-    "X-Request-ID",
-}
 # NET_BIND_SERVICE, SETUID, SETGID, CHOWN, DAC_OVERRIDE
 CAPABILITIES = 1 << 10 | 1 << 7 | 1 << 6 | 1 << 0 | 1 << 1
 
@@ -97,9 +86,12 @@ def test_unknown_host_headers_get_no_answer(edge: Edge, scheme: str) -> None:
         edge.ask("/", scheme=scheme, host="stranger.invalid")
 
 
-def test_http_to_the_bare_address_gets_no_answer(edge: Edge) -> None:
-    with edge.plain() as connection:
-        connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+@pytest.mark.parametrize("said", [b"GET / HTTP/1.0\r\n\r\n", b"GARBAGE\r\n\r\n", b"GET / HTTP/9.1\r\n\r\n", b"GET /% HTTP/1.1\r\nHost: x\r\n\r\n"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_what_names_no_site_gets_no_answer(edge: Edge, scheme: str, said: bytes) -> None:
+    """Over the bare address, and on the TLS port without TLS."""
+    with edge.plain(scheme) as connection:
+        connection.sendall(said)
         with contextlib.suppress(ConnectionResetError):
             assert connection.recv(100) == b""
 
@@ -124,34 +116,93 @@ def test_sessions_are_not_kept_in_tickets(edge: Edge) -> None:
         assert not connection.session.has_ticket
 
 
-def assert_header_set(answer: Answer, policy: str = "Content-Security-Policy") -> None:
-    for header in HEADERS - {"Content-Security-Policy"} | {policy}:
-        answer.one(header)
-    assert answer.one("X-Content-Type-Options") == "nosniff"
-    assert "max-age=" in answer.one("Strict-Transport-Security")
-    assert answer.one("Server") == "nginx", "the version is nobody's business"
-    assert not answer.all("X-Powered-By")
-
-
 @pytest.fixture(scope="module")
 def policy(host) -> str:
     return "Content-Security-Policy" + ("-Report-Only" if host.lab.get("nginx_csp_report_only") else "")
 
 
-@pytest.mark.parametrize("path", ["/", "/static/there-is-no-such-file.css", "/media/there-is-no-such-file.png", "/no/such/page"])
-def test_headers_are_there_exactly_once(edge: Edge, policy: str, path: str) -> None:
-    media = path.startswith("/media/") and not edge.variables.get("app_media_private")
-    assert_header_set(edge.ask(path), "Content-Security-Policy" if media else policy)
+# Every location, and every status that a visitor can bring about without changing anything (tests/drill/test_edge_headers.py
+# has the others): what is asked, the statuses it may have, and whose page it is.
+OWN = "own error page"
+MATRIX = [
+    ("application 200", {"path": "/"}, (200, 301, 302), None),
+    ("application 404", {"path": "/no/such/page"}, (404,), "not ours"),
+    ("application 413", {"path": "/", "method": "POST", "headers": {"Content-Length": str(1 << 40)}}, (413,), OWN),
+    ("application 400", {"path": "/%"}, (400,), OWN),
+    ("application 414", {"path": "/" + "a" * 20000}, (414,), OWN),
+    ("application 431", {"path": "/", "headers": {"Cookie": "a" * 40000}}, (431,), OWN),
+    ("admin", {"path": "{admin}"}, (200, 302, 404), None),
+    ("health 404", {"path": "/-/health"}, (404,), OWN),
+    ("nothing to see 404", {"path": "/-/error"}, (404,), None),
+    ("static 200", {"path": "{static}"}, (200,), None),
+    ("static 304", {"path": "{static}", "headers": {"If-None-Match": "{etag}"}}, (304,), None),
+    ("static 403", {"path": "/static/"}, (403,), OWN),
+    ("static 404", {"path": "/static/there-is-no-such-file.css"}, (404,), OWN),
+    ("static 405", {"path": "{static}", "method": "POST"}, (405,), OWN),
+    ("static 416", {"path": "{static}", "headers": {"Range": "bytes=999999999-"}}, (416,), "not ours"),
+    ("media 404", {"path": "/media/there-is-no-such-file.png"}, (404,), "media"),
+    ("media 403", {"path": "/media/"}, (403, 404), "media"),
+    ("domain 301", {"path": "/x?y=z", "name": "{other}"}, (301,), None),
+    ("domain 400", {"path": "/%", "name": "{other}"}, (400,), OWN),
+    ("http 301", {"path": "/x?y=z", "scheme": "http"}, (301,), None),
+    ("http 431", {"path": "/", "scheme": "http", "headers": {"Cookie": "a" * 40000}}, (431,), OWN),
+    ("challenge 404", {"path": "/.well-known/acme-challenge/there-is-none", "scheme": "http"}, (404,), OWN),
+    ("challenge 403", {"path": "/.well-known/acme-challenge/", "scheme": "http"}, (403,), OWN),
+]
 
 
-def test_headers_of_a_static_file(edge: Edge, policy: str, static: str) -> None:
-    answer = edge.ask(static)
-    assert answer.status == 200
-    assert_header_set(answer, policy)
-    assert answer.one("Content-Type") == "text/css"
-    again = edge.ask(static, headers={"If-None-Match": answer.one("ETag")})
-    assert again.status == 304
-    assert_header_set(again, policy)
+@pytest.mark.parametrize(("request_", "statuses", "page"), [case[1:] for case in MATRIX], ids=[case[0] for case in MATRIX])
+def test_headers_are_there_exactly_once(request, host, edge: Edge, policy: str, request_: dict, statuses: tuple, page: str | None) -> None:
+    given = dict(request_)
+    if given.get("name") == "{other}":
+        if len(edge.domains) == 1:
+            pytest.skip("there is one domain only")
+        given["name"] = edge.domains[1]
+    if given["path"] == "{admin}":
+        given["path"] = edge.variables["app_admin_path"] or pytest.skip("there is no admin")
+    if given["path"] == "/-/health" and (edge.variables["app_health_public"] or edge.variables["app_guard"] == "off"):
+        page = None
+        statuses = (200, 404)
+    if given["path"] == "{static}":
+        given["path"] = request.getfixturevalue("static")
+        if "{etag}" in given.get("headers", {}).values():
+            given["headers"] = {**given["headers"], "If-None-Match": edge.ask(given["path"]).one("ETag")}
+    answer = edge.ask(**given)
+    assert answer.status in statuses
+    if page == "media":
+        page = OWN if not edge.variables.get("app_media_private") else "not ours"
+    assert_header_set(answer, "Content-Security-Policy" if page == OWN else policy, secure=given.get("scheme") != "http")
+    if page == OWN:
+        assert_error_page(answer)
+    elif page == "not ours":
+        assert b"<style nonce=" not in answer.body
+
+
+def test_programs_get_errors_as_json(edge: Edge) -> None:
+    answer = edge.ask("/static/there-is-no-such-file.css", headers={"Accept": "application/json"})
+    assert (answer.status, answer.one("Content-Type")) == (404, "application/json")
+    assert json.loads(answer.body) == {"status": 404, "request_id": answer.one("X-Request-ID")}
+    assert_header_set(answer)
+    # A browser names JSON nowhere, or not first.
+    assert_error_page(edge.ask("/static/there-is-no-such-file.css", headers={"Accept": "text/html,application/xhtml+xml,application/json;q=0.9"}))
+
+
+def test_an_error_page_repeats_nothing_of_the_request(edge: Edge) -> None:
+    answer = edge.ask("/static/<script>alert(1)</script>.css?<img>", headers={"Referer": "https://<b>/", "User-Agent": "<i>"})
+    assert answer.status == 404
+    assert_error_page(answer)
+    assert not any(word in answer.body for word in (b"alert", b"<img", b"<b>", b"<i>"))
+
+
+def test_the_error_page_is_in_the_log_by_its_request(host, edge: Edge) -> None:
+    answer = edge.ask("/", method="POST", headers={"Content-Length": str(1 << 40)})
+    (line,) = [line for line in host.check_output("tail -n 200 /var/log/nginx/access.log").splitlines() if answer.one("X-Request-ID") in line]
+    assert (json.loads(line)["status"], json.loads(line)["method"]) == ("413", "POST")
+
+
+def test_nobody_can_ask_for_an_error_page(edge: Edge) -> None:
+    for path in ("/-/error", "/@redoubt_error", "/-/csp-report/nowhere"):
+        assert edge.ask(path).status == 404
 
 
 def test_static_files_are_cached_as_their_names_allow(edge: Edge, static: str) -> None:
@@ -159,29 +210,20 @@ def test_static_files_are_cached_as_their_names_allow(edge: Edge, static: str) -
     assert edge.ask(static).one("Cache-Control") == ("public, max-age=31536000, immutable" if hashed else "no-cache")
 
 
-def test_bodies_over_the_limit_are_refused(edge: Edge, policy: str) -> None:
-    answer = edge.ask("/", method="POST", headers={"Content-Length": str(1 << 40)})
-    assert answer.status == 413
-    assert_header_set(answer, policy)
-
-
 def test_http_leads_to_https(edge: Edge) -> None:
     for name in edge.domains:
         answer = edge.ask("/some/page?with=query", name=name, scheme="http")
         assert answer.status == 301
         assert answer.one("Location") == f"https://{edge.canonical}/some/page?with=query"
-        assert not answer.all("Strict-Transport-Security")
-        answer.one("X-Content-Type-Options")
 
 
-def test_other_domains_lead_to_the_canonical_one(edge: Edge, policy: str) -> None:
+def test_other_domains_lead_to_the_canonical_one(edge: Edge) -> None:
     if len(edge.domains) == 1:
         pytest.skip("there is one domain only")
     for name in edge.domains[1:]:
         answer = edge.ask("/some/page?with=query", name=name)
         assert answer.status == 301
         assert answer.one("Location") == f"https://{edge.canonical}/some/page?with=query"
-        assert_header_set(answer, policy)
 
 
 def test_challenges_are_answered_over_http_and_nothing_beside_them(edge: Edge) -> None:
@@ -227,7 +269,7 @@ def test_a_line_of_the_log_begins_with_what_no_visitor_chooses(host, edge: Edge)
     """Whoever bans by this log reads the beginning of a line; all of it is JSON, whatever was sent."""
     mark = secrets.token_hex(12)
     forged = '","status":"429","client":"192.0.2.1'
-    edge.ask(f"/{mark}{forged}\x7f%0a%22", headers={"User-Agent": forged + "\x1b[2J\\", "Referer": forged})
+    edge.ask(f"/{mark}{forged}%0a%22", headers={"User-Agent": forged + "\x1b[2J\\", "Referer": forged})
     lines = [line for line in host.check_output("tail -n 200 /var/log/nginx/access.log").splitlines() if mark in line]
     assert len(lines) == 1
     beginning = re.compile(r'{"client":"([0-9a-f.:]+)","status":"(\d{3})","limit":"[A-Z_]*","method":"GET","time":"[^"]+","id":"[0-9a-f]{32}","host":"')

@@ -112,9 +112,10 @@ def test_failed_logins(config, tmp_path, case: str) -> None:
 
 # --- nginx' access log -----------------------------------------------------------------------------------------------
 
-FORMAT = "".join(re.findall(r"'([^']*)'", (ROOT / "roles/nginx/templates/etc/nginx/conf.d/log.conf").read_text().split("log_format redoubt")[1].split(";\n")[0]))
+# Of a site behind a proxy: with the proxy's own address in the line.
+FORMAT = "".join(re.findall(r"'([^']*)'", (ROOT / "roles/nginx/templates/etc/nginx/conf.d/log.conf").read_text().split("log_format redoubt ")[1].split(";\n")[0]))
 USUAL = {"request_method": "GET", "limit_req_status": "PASSED", "time_iso8601": "2026-11-23T01:00:00+01:00", "request_id": "b64d", "host": "notes.example",
-         "server_protocol": "HTTP/2.0", "body_bytes_sent": "512", "request_time": "0.010", "ssl_protocol": "TLSv1.3"}
+         "server_protocol": "HTTP/2.0", "body_bytes_sent": "512", "request_time": "0.010", "ssl_protocol": "TLSv1.3", "realip_remote_addr": "192.0.2.80"}
 
 
 def escaped(text: str) -> str:
@@ -166,7 +167,7 @@ def test_probes(config, tmp_path) -> None:
     lines = [access(404, path) for path in found] + [access(403, "/.git/HEAD", client=A6)]
     assert matched(config, "redoubt-probes", lines, tmp_path) == [A] * len(found) + [A6]
     # Answered otherwise: the site has it. Named otherwise: nobody's business.
-    others = [access(200, "/.env"), access(301, "/wp-login.php"), access(500, "/x.php"), access(404, "/env"), access(404, "/notes/.env"),
+    others = [access(200, "/.env"), access(301, "/wp-login.php"), access(500, "/x.php"), access(444, "/.env"), access(404, "/env"), access(404, "/notes/.env"),
               access(404, "/git/"), access(404, "/phpinfo"), access(404, '/x.php"y'), access(404, "/wp"), access(404, "/?.env")]
     assert matched(config, "redoubt-probes", others, tmp_path) == []
 

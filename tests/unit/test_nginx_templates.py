@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import ipaddress
+import json
 import re
 import shutil
 import subprocess
@@ -41,6 +43,11 @@ FULL = {
     "nginx_hsts_subdomains": True,
     "nginx_csp_report_only": True,
     "nginx_referrer_policy": "",
+    "app_login_paths": ["/de/login/", "/back office/login/"],
+    "nginx_trusted_proxies": ["203.0.113.0/24", "2001:db8:ffff::/48"],
+    "nginx_body_limits": {"/upload/": "1g", "/back office/import/": "2g", "/ws/": "1k", "/graph/files/": "3g"},
+    "nginx_error_contact": "Don't <panic>; write to \"ops\" \\o/",
+    "nginx_error_texts": {"404": {"title": "Weg {'}"}},
 }
 
 
@@ -124,7 +131,7 @@ class Rendered:
     def every(self) -> dict[str, Directive]:
         found = {str(path.relative_to(TEMPLATES)): None for path in TEMPLATES.glob("etc/nginx/**/*.conf")}
         confs = {path: parse(self.text(path)) for path in found}
-        return confs | {f"headers-{kind}": self.headers(kind) for kind in ("app", "own", "media")}
+        return confs | {f"headers-{kind}": self.headers(kind) for kind in ("app", "own", "media", "error")}
 
 
 @functools.cache
@@ -153,7 +160,7 @@ def test_whoever_adds_a_header_includes_all_of_them(contract):
         if path.startswith("headers-"):
             continue
         for block in conf.walk():
-            if block.all("add_header"):
+            if block.all("add_header") and block.words != ["location", "@redoubt_no_such_part"]:
                 assert any("snippets/headers-" in include.words[1] for include in block.all("include")), f"{path}: {block.words}"
         for server in conf.all("server"):
             if "return" in [child.words[0] for child in server.block] and server.all("return")[0].words[1] == "444":
@@ -163,10 +170,10 @@ def test_whoever_adds_a_header_includes_all_of_them(contract):
 
 def test_no_header_is_added_twice_and_empty_ones_are_left_out():
     rendered = Rendered(FULL)
-    for kind in ("app", "own", "media"):
+    for kind in ("app", "own", "media", "error"):
         names = [directive.words[1] for directive in rendered.headers(kind).all("add_header")]
         assert len(names) == len(set(names)), kind
-        assert "Content-Security-Policy-Report-Only" in names or kind == "media"
+        assert "Content-Security-Policy-Report-Only" in names or kind in ("media", "error")
         assert "Referrer-Policy" not in names or kind == "app"
     maps = {directive.words[2]: directive for directive in rendered.conf("conf.d/headers.conf").all("map")}
     assert maps["$redoubt_referrer_policy"].block[0].words == ["", ""]
@@ -211,9 +218,123 @@ def test_each_release_gets_what_its_nginx_and_openssl_know(release, http2, flags
 
 def test_the_log_begins_with_what_filters_read():
     """The ban filters are anchored to this beginning: a change here is a change there."""
-    line = "".join(Rendered(PLAIN).conf("conf.d/log.conf").one("log_format")[2:])
-    assert line.startswith('{"client":"$remote_addr","status":"$status","limit":"$limit_req_status","method":"$request_method","time":')
-    assert not re.search(r"\$(request|request_uri|args|query_string|http_referer|http_cookie|arg_\w+)\b", line)
+    for form in Rendered(FULL).conf("conf.d/log.conf").all("log_format"):
+        line = "".join(form.words[3:])
+        assert line.startswith('{"client":"$remote_addr","status":"$status","limit":"$limit_req_status","method":"$request_method","time":')
+        assert not re.search(r"\$(request|request_uri|args|query_string|http_referer|http_cookie|arg_\w+)\b", line)
+
+
+def test_only_posts_to_login_paths_are_counted_by_the_clients_network():
+    conf = Rendered(FULL).conf("conf.d/limits.conf")
+    maps = {directive.words[2]: directive for directive in conf.all("map")}
+    login = maps["$redoubt_login_key"]
+    assert login.words[1] == "$request_method:$uri"
+    keys = {entry.words[0]: entry.words[1] for entry in login.block}
+    assert keys == {"default": "", "POST:/de/login/": "$redoubt_client", "POST:/back office/login/": "$redoubt_client"}
+    assert maps["$redoubt_admin_key"].block[1].words == ["~^/back\\ office/", "$redoubt_client"]
+    zones = {zone.words[2].split(":")[0]: zone.words[1] for zone in conf.all("limit_req_zone")}
+    assert zones["zone=redoubt_login"] == "$redoubt_login_key" and zones["zone=redoubt_admin"] == "$redoubt_admin_key"
+    assert {limit.words[1] for limit in conf.all("limit_req")} == {"zone=redoubt_login", "zone=redoubt_admin"}
+    assert conf.one("limit_req_status") == conf.one("limit_conn_status") == ["429"]
+
+
+@pytest.mark.parametrize(("address", "key"), [
+    ("192.0.2.7", bytes([192, 0, 2, 7])),
+    ("192.10.2.10", bytes([192, 10, 2, 10])),
+    ("2001:db8:a:b::1", bytes.fromhex("20010db8000a000b")),
+    ("2001:db8:a:b:ffff:ffff:ffff:ffff", bytes.fromhex("20010db8000a000b")),
+    ("2001:db8:a:c::1", bytes.fromhex("20010db8000a000c")),
+    ("::ffff:192.0.2.7", bytes([192, 0, 2, 7])),
+])
+def test_who_a_visitor_is_to_the_limits(address, key):
+    """The map's expressions over the address as nginx has it, in bytes."""
+    maps = {directive.words[2]: directive for directive in Rendered(PLAIN).conf("conf.d/limits.conf").all("map")}
+    packed = ipaddress.ip_address(address).packed
+    found = packed
+    for entry in maps["$redoubt_client"].block:
+        match = entry.words[0].startswith("~") and re.match(entry.words[0][1:].replace("(?<", "(?P<").encode(), packed)
+        if match:
+            found = match[entry.words[1].removeprefix("$")]
+            break
+    assert found == key
+
+
+def test_nobody_is_believed_about_addresses_but_the_trusted():
+    trusting = Rendered(FULL).conf("conf.d/limits.conf")
+    assert [trust.words[1] for trust in trusting.all("set_real_ip_from")] == FULL["nginx_trusted_proxies"]
+    assert trusting.one("real_ip_header") == ["X-Forwarded-For"] and trusting.one("real_ip_recursive") == ["on"]
+    assert trusting.all("geo")[0].one("include") == ["/var/lib/nginx/banned.conf"]
+    for server in Rendered(FULL).conf("sites-enabled/https.conf").all("server"):
+        assert server.all("if")[0].words[1:] == ["($redoubt_banned)"] and server.all("if")[0].one("return") == ["444"]
+    (http,) = Rendered(FULL).conf("sites-enabled/http.conf").all("server")
+    assert not http.all("if") and http.location("/").all("if") and not http.location("^~", "/.well-known/acme-challenge/").all("if")
+    for path, conf in Rendered(PLAIN).every().items():
+        assert not [word for directive in conf.walk() for word in directive.words if "real_ip" in word or "banned" in word], path
+    # What the application is told is what came of it.
+    passed = [header.words[1:] for header in Rendered(FULL).conf("snippets/proxy.conf").all("proxy_set_header")]
+    assert ["X-Forwarded-For", "$remote_addr"] in passed
+
+
+def test_bodies_have_a_limit_a_path_and_the_admin_stays_guarded():
+    site = servers(Rendered(FULL).conf("sites-enabled/https.conf"))["notes.example"]
+    sizes = {path: site.location("^~", path).one("client_max_body_size") for path in FULL["nginx_body_limits"]}
+    assert sizes == {path: [size] for path, size in FULL["nginx_body_limits"].items()}
+    assert len(site.location("^~", "/back office/import/").all("if")) == 2
+    assert site.location("^~", "/upload/").one("proxy_pass") == ["http://redoubt_app"]
+    assert site.location("^~", "/graph/files/").one("proxy_pass") == ["http://redoubt_process_graph"]
+
+
+def test_error_pages_are_nginx_own_alone():
+    rendered = Rendered(FULL)
+    for path, conf in rendered.every().items():
+        assert not [directive for directive in conf.walk() if directive.words[0] == "proxy_intercept_errors"], path
+        for server in conf.all("server"):
+            assert path.endswith("default.conf") or ["snippets/errors.conf"] in [include.words[1:] for include in server.all("include")], path
+    snippet = rendered.conf("snippets/errors.conf")
+    page = snippet.location("@redoubt_error").one("return")[1]
+    assert "Don&#39;t &lt;panic&gt;; write to &#34;ops&#34; \\o/" in page and "$request_id" in page and "$status" in page
+    texts = {entry.words[0]: entry.words[1] for entry in rendered.conf("conf.d/errors.conf").all("map")[0].block}
+    assert texts["404"] == "Weg {&#39;}" and texts["413"] == "Too large"
+    # Every page that can be shown has a text.
+    shown = {word.lstrip("=") for directive in snippet.all("error_page") for word in directive.words[1:-1]} - {"416", "494", "495", "496", "497"}
+    assert shown == set(texts) - {"default"}
+    assert snippet.location("=", "/-/error").all("internal")
+
+
+def test_reports_are_collected_where_the_policy_says_so():
+    collecting = Rendered(FULL)
+    maps = {directive.words[2]: directive for directive in collecting.conf("conf.d/headers.conf").all("map")}
+    assert maps["$redoubt_csp"].block[0].words[1].endswith("; report-uri /-/csp-report")
+    site = servers(collecting.conf("sites-enabled/https.conf"))["notes.example"]
+    place = site.location("=", "/-/csp-report")
+    assert place.one("client_max_body_size") == place.one("client_body_buffer_size")
+    assert len(place.all("limit_req")) == 2
+    line = "".join(next(form for form in collecting.conf("conf.d/log.conf").all("log_format") if form.words[1] == "redoubt_csp").words[3:])
+    assert "$request_body" not in line
+    for path, conf in Rendered(PLAIN).every().items():
+        assert not [word for directive in conf.walk() for word in directive.words if "csp-report" in word or "csp_" in word.replace("redoubt_media_csp", "")], path
+
+
+@pytest.mark.parametrize(("field", "kept"), [
+    ("document", "https://notes.example/reset/"),
+    ("directive", "script-src-elem"),
+    ("blocked", "https://evil.example/x.js"),
+    ("source", ""),
+    ("line", "17"),
+])
+@pytest.mark.parametrize("form", ["old", "new"])
+def test_a_report_is_reduced_to_what_holds_no_secrets(field, kept, form):
+    values = {"document": "https://notes.example/reset/?token=secret", "directive": "script-src-elem", "blocked": "https://evil.example/x.js#secret", "line": 17}
+    if form == "old":
+        keys = {"document": "document-uri", "directive": "effective-directive", "blocked": "blocked-uri", "line": "line-number"}
+        body = json.dumps({"csp-report": {**{keys[key]: value for key, value in values.items()}, "script-sample": "secret", "referrer": "https://secret/"}})
+    else:
+        keys = {"document": "documentURL", "directive": "effectiveDirective", "blocked": "blockedURL", "line": "lineNumber"}
+        body = json.dumps([{"type": "csp-violation", "body": {keys[key]: value for key, value in values.items()} | {"sample": "secret"}}])
+    maps = {directive.words[2]: directive for directive in Rendered(FULL).conf("conf.d/log.conf").all("map")}
+    pattern, variable = maps[f"$redoubt_csp_{field}"].block[0].words
+    match = re.search(pattern[1:].replace("(?<", "(?P<"), body)
+    assert (match[variable.removeprefix("$")] if match else "") == kept
 
 
 def test_unknown_names_are_rejected_on_every_socket():
@@ -237,7 +358,7 @@ def test_nothing_is_served_over_plain_http_but_challenges():
 def test_domains_lead_to_the_canonical_one():
     sites = servers(Rendered(FULL).conf("sites-enabled/https.conf"))
     assert list(sites) == ["www.notes.example old.example", "notes.example"]
-    assert sites["www.notes.example old.example"].one("return") == ["301", "https://notes.example$request_uri"]
+    assert sites["www.notes.example old.example"].location("/").one("return") == ["301", "https://notes.example$request_uri"]
     assert list(servers(Rendered(PLAIN).conf("sites-enabled/https.conf"))) == ["notes.example"]
 
 
@@ -287,7 +408,8 @@ def test_the_admin_is_not_there_for_strangers():
     for match in (("^~", "/back office/"), ("=", "/back office")):
         conditions = {" ".join(check.words[1:]): check.one("return") for check in site.location(*match).all("if")}
         assert conditions == {"($redoubt_admin_allowed = 0)": ["404"], "($ssl_client_verify != SUCCESS)": ["404"]}
-    assert site.one("ssl_verify_client") == ["optional"]
+    # A certificate of somebody else's is none, and ends no request.
+    assert site.one("ssl_verify_client") == ["optional_no_ca"]
     open_to_all = servers(Rendered(PLAIN).conf("sites-enabled/https.conf"))["notes.example"]
     assert not open_to_all.all("ssl_verify_client")
 
@@ -322,8 +444,7 @@ def test_the_units_drop_in_names_only_settings_systemd_knows(tmp_path):
 
 def test_tasks_name_every_snippet_that_is_included():
     provided = {str(path.relative_to(TEMPLATES / "etc/nginx")) for path in TEMPLATES.glob("etc/nginx/snippets/*")}
-    (task,) = yaml.safe_load((ROLE / "tasks/configure.yml").read_text())
-    provided |= {item["dest"].removeprefix("/etc/nginx/") for item in task["redoubt.django.tree"]["extra"]}
+    provided |= {item["dest"].removeprefix("/etc/nginx/") for item in yaml.safe_load((ROLE / "vars/main.yml").read_text())["__nginx_headers"]}
     for path, conf in Rendered(FULL).every().items():
         for directive in conf.walk():
             if directive.words[0] == "include" and directive.words[1].startswith("snippets/"):

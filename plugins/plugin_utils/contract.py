@@ -860,7 +860,7 @@ def app_admin_allow(value, values):
         yield "is set, but app_admin_path is empty: name the path that it is about"
 
 
-@rule("app_admin_allow", "firewall_ssh_from", "ssh_penalty_exempt", "nginx_trusted_proxies")
+@rule("app_admin_allow", "firewall_ssh_from", "ssh_penalty_exempt", "nginx_trusted_proxies", "fail2ban_ignore")
 def networks(value, values):
     for index, network in enumerate(value):
         try:
@@ -959,6 +959,49 @@ def firewall_rules(value, values):
         for key in ("from", "to"):
             for sentence, path in networks(entry.get(key) or [], values):
                 yield sentence, (index, key, *path)
+
+
+@rule("fail2ban_ignore")
+def everybody_ignored(value, values):
+    for index, network in enumerate(value):
+        if re.fullmatch(r"[0-9a-f.:]+/0", network):
+            yield f"is {network!r}, which is everybody: nobody would be banned; take jails out of fail2ban_jails instead", (index,)
+
+
+@rule("fail2ban_login", "fail2ban_limits", "fail2ban_probes", "fail2ban_scans", "fail2ban_sshd", "fail2ban_recidive")
+def fail2ban_numbers(value, values):
+    for key, number in value.items():
+        if number < 1:
+            yield f"is {number}: write 1 or more; a jail that is not wanted is taken out of fail2ban_jails", (key,)
+    longest = values.get("fail2ban_bantime_max")
+    if isinstance(longest, int) and value["bantime"] > longest:
+        yield f"is {value['bantime']}, longer than fail2ban_bantime_max ({longest}): raise that too", ("bantime",)
+
+
+@rule("fail2ban_bantime_max")
+def fail2ban_bantime_max(value, values):
+    if not 60 <= value <= 31536000:
+        yield f"is {value}: write seconds from a minute (60) to a year (31536000)"
+
+
+@rule("fail2ban_probe_paths")
+def fail2ban_probe_paths(value, values):
+    taken = [*(values.get("app_login_paths") or []), text(values, "app_admin_path"), text(values, "app_health_path")]
+    taken += [item["url"] for name in ("app_static", "app_media") for item in values.get(name) or [] if isinstance(item, dict) and isinstance(item.get("url"), str)]
+    if not value:
+        yield "is an empty list: take probes out of fail2ban_jails instead"
+    for index, path in enumerate(value):
+        if not re.fullmatch(r"(/|\*)[A-Za-z0-9._~+/-]+", path):
+            yield f"is {path!r}: write the beginning of a path (/wp-admin/) or an ending after a * (*.php), of letters, digits and . _ ~ + - /", (index,)
+            continue
+        other = next((url for url in taken if isinstance(url, str) and url and matches_probe(path, url)), None)
+        if other:
+            yield f"is {path!r}, which {other!r} of this site is too: its visitors would be banned, remove it", (index,)
+
+
+def matches_probe(pattern: str, path: str) -> bool:
+    pattern, path = pattern.lower(), path.lower()
+    return path.endswith(pattern[1:]) if pattern.startswith("*") else path.startswith(pattern)
 
 
 @rule("firewall_allow_groups")
@@ -1267,7 +1310,7 @@ GROUP_ROLES = {
     "logs": set(),
     "backups": set(),
 }
-EVERY_HOST = {"base", "ssh", "firewall"}
+EVERY_HOST = {"base", "ssh", "firewall", "fail2ban"}
 
 
 def roles_of(host_groups: t.Iterable[str], fleet: bool = False) -> set[str]:

@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
+from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 
@@ -97,8 +98,25 @@ class Authority:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(holder), False)
             .add_extension(self._issuer(), False)
         )
-        digest = hashes.SHA384() if isinstance(self.key, ec.EllipticCurvePrivateKey) and self.key.key_size > 256 else hashes.SHA256()
-        return builder.sign(self.key, digest).public_bytes(serialization.Encoding.PEM).decode()
+        return builder.sign(self.key, self._digest()).public_bytes(serialization.Encoding.PEM).decode()
+
+    def client(self, name: str, days: int, passphrase: str, now: datetime.datetime) -> tuple[bytes, x509.Certificate]:
+        """A new key with its certificate for somebody who logs in with it, as PKCS#12 for browsers; and the certificate."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        holder = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        end = min(now + datetime.timedelta(days=days), self.certificate.not_valid_after_utc)
+        builder = x509.CertificateBuilder().subject_name(holder).issuer_name(self.certificate.subject).public_key(key.public_key())
+        builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(minutes=10)).not_valid_after(end)
+        builder = builder.add_extension(x509.BasicConstraints(False, None), True)
+        # Of no use to pose as a host.
+        builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), True)
+        builder = builder.add_extension(self._issuer(), False)
+        certificate = builder.sign(self.key, self._digest())
+        protection = serialization.BestAvailableEncryption(passphrase.encode())
+        return pkcs12.serialize_key_and_certificates(name.encode(), key, certificate, [self.certificate], protection), certificate
+
+    def _digest(self) -> hashes.HashAlgorithm:
+        return hashes.SHA384() if isinstance(self.key, ec.EllipticCurvePrivateKey) and self.key.key_size > 256 else hashes.SHA256()
 
     def _issuer(self) -> x509.AuthorityKeyIdentifier:
         try:

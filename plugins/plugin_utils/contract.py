@@ -1052,9 +1052,25 @@ def app_admin_client_ca(value, values):
         return
     if values.get("app_admin_path") == "":
         yield "is set, but app_admin_path is empty: name the path that it is about"
+    if value == "environment":
+        if "pki_ca_certificate" not in values:
+            yield "is 'environment', but the environment has no CA: docs/own-database-host.md says how pki_ca_certificate is made"
+        return
     sentence = certificates_problem(value, strict=True)
     if sentence:
         yield sentence
+
+
+@rule("app_admin_certificates")
+def app_admin_certificates(value, values):
+    seen = set()
+    for index, entry in enumerate(value):
+        serial = entry["serial"]
+        if not re.fullmatch(r"(?:[0-9A-F]{2}){1,20}", serial):
+            yield f"is {serial!r}, which is no serial number: playbooks/admin-cert.yml writes it, as pairs of the digits 0-9 and A-F", (index, "serial")
+        elif serial in seen:
+            yield f"names {serial} a second time: remove one", (index, "serial")
+        seen.add(serial)
 
 
 @rule("app_static", "app_media")

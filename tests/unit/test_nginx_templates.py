@@ -414,6 +414,20 @@ def test_the_admin_is_not_there_for_strangers():
     assert not open_to_all.all("ssl_verify_client")
 
 
+def test_of_the_environments_ca_only_what_was_made_for_it_opens_the_admin():
+    entries = [{"name": "alice", "serial": "0A0B", "until": "2030-05-17", "revoked": ""}, {"name": "bob", "serial": "0C", "until": "2030-05-17"},
+               {"name": "carol", "serial": "0D", "until": "2030-05-17", "revoked": "2029-05-17"}]
+    rendered = Rendered(FULL | {"app_admin_client_ca": "environment", "pki_ca_certificate": "ours\n", "app_admin_certificates": entries})
+    assert rendered.text("etc/nginx/tls/admin-ca.pem").strip() == "ours"
+    conf = rendered.conf("sites-enabled/https.conf")
+    (found,) = [each for each in conf.all("map") if each.words[2] == "$redoubt_admin_certificate"]
+    assert [each.words for each in found.block] == [["default", "0"], ["0A0B", "1"], ["0C", "1"]]
+    site = servers(conf)["notes.example"]
+    for match in (("^~", "/back office/"), ("=", "/back office")):
+        assert ["return", "404"] in [check.block[0].words for check in site.location(*match).all("if") if check.words[1] == "($redoubt_admin_certificate"]
+    assert "$redoubt_admin_certificate" not in Rendered(FULL).text("etc/nginx/sites-enabled/https.conf")
+
+
 @pytest.mark.parametrize("value", ['/a"; deny all; #/', "/a;b/", "/a {b}/", "/a\\/", "/a'b/"])
 def test_values_stay_one_word(value):
     contract = PLAIN | {"app_static": [{"url": value, "path": value}]}

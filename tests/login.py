@@ -27,4 +27,7 @@ def wanted(values, role: str, name: str):
 
 def another(lab, name: str):
     """A host of the lab to knock from."""
-    return next((lab.host(other) for other in lab.groups["all"] if other not in (name, "localhost")), None)
+    serving = lab.groups.get("web", []) + lab.groups.get("db", [])
+    # Hosts of one site let each other in where they let nobody else.
+    others = sorted((other for other in lab.groups["all"] if other not in (name, "localhost")), key=lambda other: other in serving)
+    return lab.host(others[0]) if others else None

@@ -172,12 +172,12 @@ class Folder:
         before = {name: self.read(name) for name in texts}
         with open(self.file(".pending"), "w", encoding="utf-8"):
             pass
-        for name in MODES:
+        for name, mode in MODES.items():
             if name in texts:
                 self.write(name, texts[name])
             else:
                 os.chown(self.file(name), 0, self.owner(name))
-                os.chmod(self.file(name), MODES[name])
+                os.chmod(self.file(name), mode)
         reason = self.tell()
         if reason:
             for name, text in before.items():

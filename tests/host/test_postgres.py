@@ -6,9 +6,11 @@ which the migrator makes and drops.
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +27,8 @@ class Database:
     host: object
     app: str
     version: int
+    # The web host that it is used from, where that is another one.
+    web: object = None
 
     @property
     def unit(self) -> str:
@@ -35,9 +39,21 @@ class Database:
         return f"/etc/postgresql/{self.version}/main"
 
     def run(self, user: str, sql: str, database: str | None = None, options: str = ""):
-        """Run SQL as a user of the host, by psql over the socket."""
+        """Run SQL as a user of the host, by psql over the socket; as the application's, on the host where they are users."""
+        if self.web and user.startswith(self.app):
+            return self.remote(user, sql, database or self.app, options)
         psql = "psql -w -XqAt -v ON_ERROR_STOP=1 -v VERBOSITY=terse -d %s " + options
         return self.host.run(f"cd /; printf %s %s | timeout 60 runuser -u %s -- {psql}", "%s", sql, user, database or self.app)
+
+    def remote(self, user: str, sql: str, database: str, options: str):
+        values = self.web.lab["app_database"]
+        role = options.removeprefix("-U ") if options.startswith("-U ") else user
+        words = f"host={values['host']} dbname={database} user={role} sslmode=verify-full sslrootcert={values['sslrootcert']}"
+        program = base64.b64encode((Path(__file__).parent.parent / "psql.py").read_bytes()).decode()
+        python = f"/srv/{self.app}/live/release/venv/bin/python"
+        run = f'exec(__import__("base64").b64decode("{program}"))'
+        return self.web.run(f"cd /; printf %s %s | timeout 60 runuser -u %s -- env PGPASSFILE=/etc/{self.app}/pgpass-{user} {python} -c %s {words}",
+                            "%s", sql, user, run)
 
     def ask(self, sql: str, database: str | None = None, user: str = "postgres") -> str:
         answer = self.run(user, sql, database)
@@ -49,9 +65,13 @@ class Database:
 
 
 @pytest.fixture(scope="module")
-def db(host) -> Database:
+def db(host, lab) -> Database:
     app = host.lab["app_name"]
-    return Database(host, app, VERSIONS[host.file("/etc/debian_version").content_string.split(".")[0]])
+    web = None
+    if host.lab["site_fleet"]:
+        web = lab.host(lab.web)
+        web.lab = lab.vars(lab.web)
+    return Database(host, app, VERSIONS[host.file("/etc/debian_version").content_string.split(".")[0]], web)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +106,8 @@ def test_it_runs_and_starts_at_boot(db):
 
 
 def test_it_listens_on_no_tcp_port(db):
+    if db.web:
+        pytest.skip("no TCP port: this database is another host's, see tests/fleet")
     assert db.ask("SHOW listen_addresses") == ""
     listening = db.host.run("ss --no-header --tcp --udp --listening --numeric --processes").stdout
     assert "postgres" not in listening
@@ -93,6 +115,8 @@ def test_it_listens_on_no_tcp_port(db):
 
 
 def test_a_host_connection_is_refused(db):
+    if db.web:
+        pytest.skip("no TCP port: this database is another host's, see tests/fleet")
     answer = db.run(db.app, "SELECT 1", options="-h 127.0.0.1")
     assert answer.rc != 0
     assert "Connection refused" in answer.stderr
@@ -120,7 +144,6 @@ def test_the_files_are_what_the_server_runs_with(db):
     ("name", "value"),
     [
         ("password_encryption", "scram-sha-256"),
-        ("ssl", "off"),
         ("fsync", "on"),
         ("full_page_writes", "on"),
         ("jit", "off"),
@@ -136,6 +159,13 @@ def test_the_files_are_what_the_server_runs_with(db):
 )
 def test_setting(settings, name, value):
     assert settings[name] == value
+
+
+def test_tls_is_for_other_hosts(db, settings):
+    assert settings["ssl"] == ("on" if db.web else "off")
+    if db.web:
+        assert settings["ssl_min_protocol_version"] == "TLSv1.3"
+        assert (settings["ssl_cert_file"], settings["ssl_key_file"]) == ("/etc/redoubt/pki/host.pem", "/etc/redoubt/pki/host.key")
 
 
 def test_configuration_cannot_be_changed_from_inside(db):
@@ -160,7 +190,7 @@ def test_memory_is_planned_from_the_hosts(db):
 
 
 @pytest.mark.parametrize("suffix", ["", "_migrate"])
-def test_the_applications_users_get_in_without_a_password(db, suffix):
+def test_the_applications_users_get_in(db, suffix):
     assert db.ask("SELECT session_user", user=db.app + suffix) == db.app + suffix
 
 
@@ -176,7 +206,8 @@ def test_they_get_into_no_other_database(db, suffix, database):
 def test_the_runtime_user_is_nobody_else(db, role):
     answer = db.run(db.app, "SELECT 1", options=f"-U {role.format(app=db.app)}")
     assert answer.rc == 2
-    assert "Peer authentication failed" in answer.stderr or "pg_hba.conf rejects connection" in answer.stderr
+    # Over the network the user has no password but its own.
+    assert any(said in answer.stderr for said in ("Peer authentication failed", "pg_hba.conf rejects connection", "no password supplied"))
 
 
 @pytest.mark.parametrize("role", ["postgres", "{app}", "{app}_migrate", "{app}_backup", "nobody"])
@@ -199,8 +230,11 @@ def test_rules_say_nothing_else(db):
     )
     allowed = [(r["type"], r["db"], r["role"]) for r in rules if r["method"] != "reject"]
     logins = [db.app, f"{db.app}_migrate", f"{db.app}_backup", f"{db.app}_monitor"]
-    assert allowed == [("local", "all", "postgres"), *(("local", db.app, role) for role in logins)]
-    assert {r["method"] for r in rules} == {"peer", "reject"}
+    clients = [address for name in db.host.lab["site_web_hosts"] for address in db.host.lab["site_addresses"][name]] if db.web else []
+    over_tls = [("hostssl", db.app, role) for role in logins[:2] for _ in clients]
+    assert allowed == [("local", "all", "postgres"), *(("local", db.app, role) for role in logins), *over_tls]
+    assert {r["method"] for r in rules} == {"peer", "reject", *(["scram-sha-256"] if clients else [])}
+    assert all(r["method"] == "scram-sha-256" for r in rules if r["type"] == "hostssl")
     assert db.rows("SELECT * FROM pg_ident_file_mappings") == []
 
 
@@ -219,7 +253,8 @@ def test_roles_are_exactly_these(db):
     )
     roles = {r.pop("rolname"): r for r in rows}
     assert set(roles) == {f"{db.app}{suffix}" for suffix in ("", "_owner", "_migrate", "_backup", "_monitor")}
-    assert not [name for name, r in roles.items() if r["powers"] or r["password"]]
+    assert not [name for name, r in roles.items() if r["powers"]]
+    assert sorted(name for name, r in roles.items() if r["password"]) == ([db.app, f"{db.app}_migrate"] if db.web else [])
     assert [name for name, r in roles.items() if not r["login"]] == [f"{db.app}_owner"]
     assert all(0 < r["connections"] < 100 for r in roles.values() if r["login"])
 
@@ -407,21 +442,26 @@ def test_the_unit_is_hardened(db):
         "ProtectHome": "yes",
         "PrivateTmp": "yes",
         "PrivateDevices": "yes",
-        "PrivateNetwork": "yes",
+        "PrivateNetwork": "no" if db.web else "yes",
         "ProtectProc": "invisible",
         "ProtectKernelModules": "yes",
-        "RestrictAddressFamilies": "AF_UNIX",
+        "RestrictAddressFamilies": "AF_INET AF_INET6 AF_UNIX" if db.web else "AF_UNIX",
         "MemoryDenyWriteExecute": "yes",
         "RestrictNamespaces": "yes",
         "NeedDaemonReload": "no",
     }
     shown = db.host.check_output("systemctl show --property=%s %s", ",".join(wanted), db.unit)
-    assert dict(line.split("=", 1) for line in shown.splitlines()) == wanted
+    found = dict(line.split("=", 1) for line in shown.splitlines())
+    found["RestrictAddressFamilies"] = " ".join(sorted(found["RestrictAddressFamilies"].split()))
+    assert found == wanted
+    allowed = db.host.check_output("systemctl show --property=IPAddressAllow --value %s", db.unit).split()
+    clients = [address for name in db.host.lab["site_web_hosts"] for address in db.host.lab["site_addresses"][name]] if db.web else []
+    assert sorted(address.rpartition("/")[0] or address for address in allowed) == sorted(clients)
 
 
 def test_its_exposure_is_low(db):
     line = db.host.check_output("systemd-analyze security --no-pager %s", db.unit).splitlines()[-1]
-    assert float(line.split(":")[1].split()[0]) <= 0.5, line
+    assert float(line.split(":")[1].split()[0]) <= (1.5 if db.web else 0.5), line
 
 
 def test_the_running_process_is_in_the_sandbox(db):
@@ -442,6 +482,8 @@ def test_not_even_the_administrators_sql_writes_elsewhere(db, path):
 
 
 def test_not_even_the_administrators_sql_reaches_the_network(db):
+    if db.web:
+        pytest.skip("no network: this database serves other hosts, see tests/fleet")
     lines = db.ask(
         "CREATE TEMP TABLE t (l text); COPY t FROM PROGRAM 'cat /proc/self/net/dev'; SELECT l FROM t WHERE l LIKE '%:%'"
     ).splitlines()

@@ -112,7 +112,7 @@ class Rendered:
         values: dict = {}
         for source in ("roles/site/defaults/main.yml", "roles/nginx/defaults/main.yml", "roles/nginx/vars/main.yml"):
             values |= loader.load_from_file(str(ROOT / source), trusted_as_template=True)
-        values |= contract
+        values |= {"inventory_hostname": "app1", "groups": {"all": ["app1"], "web": ["app1"], "db": ["app1"]}, "hostvars": {}, **contract}
         values |= {"ansible_facts": {"distribution_major_version": str(release)}, "ansible_managed": "Ansible managed", "__nginx_tls": tls}
         self.loader, self.values = loader, values
 
@@ -344,6 +344,24 @@ def test_unknown_names_are_rejected_on_every_socket():
     assert default.one("return") == ["444"]
     without = servers(Rendered(PLAIN | {"nginx_ipv6": False}).conf("sites-enabled/default.conf"))["_"]
     assert sorted(listen.words[1] for listen in without.all("listen")) == ["443", "80"]
+
+
+def test_other_hosts_of_the_site_are_asked_for_a_challenge_and_for_nothing_else() -> None:
+    hosts = {"app1": ["192.0.2.1"], "app2": ["2001:db8::2", "192.0.2.2"], "app3": ["192.0.2.3"], "db1": ["192.0.2.9"]}
+    groups = {"all": list(hosts), "web": ["app1", "app2", "app3"], "db": ["db1"]}
+    several = Rendered({**PLAIN, "groups": groups, "hostvars": {name: {"base_addresses": addresses} for name, addresses in hosts.items()}})
+    found = several.conf("sites-enabled/http.conf")
+    assert [server.words for server in found.all("upstream")[0].all("server")] == [
+        ["server", "[2001:db8::2]:80", "max_fails=0"], ["server", "192.0.2.3:80", "max_fails=0"]]
+    (site,) = found.all("server")
+    asked = [location.words[-1] for location in site.all("location") if location.all("proxy_pass")]
+    assert asked == ["@acme_peers"]
+    assert site.location("^~", "/.well-known/acme-challenge/").one("try_files") == ["$uri", "@acme_peers"]
+    assert [location.words[-1] for location in site.all("location") if location.all("try_files")] == ["/.well-known/acme-challenge/"]
+    # Who is asked by another host asks nobody.
+    (guard,) = site.location("@acme_peers").all("if")
+    assert guard.words == ["if", "($http_x_redoubt_peer)"] and guard.one("return") == ["404"]
+    assert "acme_peers" not in Rendered(PLAIN).text("etc/nginx/sites-enabled/http.conf")
 
 
 def test_nothing_is_served_over_plain_http_but_challenges():

@@ -87,11 +87,11 @@ def test_bans_are_in_a_table_of_their_own_before_the_firewalls(host, expected) -
     chains = {(item["chain"]["table"], item["chain"]["name"]): item["chain"] for item in rules if item.get("chain", {}).get("hook") == "input"}
     sets = {item["set"]["name"]: item["set"] for item in rules if item.get("set", {}).get("table") == "redoubt_bans"}
     for jail in {jail for jail in expected if not proxied(host, jail)}:
-        assert chains["redoubt_bans", jail]["prio"] < chains["redoubt", "input"]["prio"]
-        assert chains["redoubt_bans", jail]["policy"] == "accept"
+        assert chains["redoubt_bans", f"ban_{jail}"]["prio"] < chains["redoubt", "input"]["prio"]
+        assert chains["redoubt_bans", f"ban_{jail}"]["policy"] == "accept"
         assert (sets[f"{jail}4"]["type"], sets[f"{jail}6"]["type"]) == ("ipv4_addr", "ipv6_addr")
         assert sets[f"{jail}4"]["flags"] == sets[f"{jail}6"]["flags"] == ["timeout"]
-        listed = host.check_output(f"nft --stateless --terse list chain inet redoubt_bans {jail}")
+        listed = host.check_output(f"nft --stateless --terse list chain inet redoubt_bans ban_{jail}")
         ports = {int(word) for line in listed.splitlines() if "dport" in line for word in line.split("dport")[1].split("ip")[0].strip(" {}").split(",")}
         assert ports == PORTS[jail]
         assert listed.count("ct direction original") == listed.count("goto refuse") == 2

@@ -154,10 +154,10 @@ add chain {TABLE} refuse
 flush chain {TABLE} refuse
 add rule {TABLE} refuse meta l4proto tcp ct state established reject with tcp reset
 add rule {TABLE} refuse drop
-add chain {TABLE} {name} {{ type filter hook input priority -10; policy accept; }}
-flush chain {TABLE} {name}
-add rule {TABLE} {name} {match}ip saddr @{name}4 goto refuse
-add rule {TABLE} {name} {match}ip6 saddr & ffff:ffff:ffff:ffff:: @{name}6 goto refuse
+add chain {TABLE} ban_{name} {{ type filter hook input priority -10; policy accept; }}
+flush chain {TABLE} ban_{name}
+add rule {TABLE} ban_{name} {match}ip saddr @{name}4 goto refuse
+add rule {TABLE} ban_{name} {match}ip6 saddr & ffff:ffff:ffff:ffff:: @{name}6 goto refuse
 """
 
     def kernel(self, commands):

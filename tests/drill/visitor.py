@@ -1,13 +1,14 @@
 """Somebody at the site, with an address of his own choice: runs on a lab host, with what every Debian has.
 
-Reads one JSON object from standard input: `domain`, `server` (address), `source` (address), `ca` (PEM), `do` (a list of steps),
-and prints a list of what came of each step: `[step, outcome, begin, end]`, times as time.time() says them. Steps:
+Reads one JSON object from standard input: `domain`, `server` (address), `source` (address), `ca` (PEM), `do` (a list of steps), `path`
+(of the login form), `for` (the address that a proxy speaks for; empty: there is none), and prints a list of what came of each step: `[step, outcome, begin, end]`, times as time.time() says them. Steps:
 
     ["login", user, password]     a new visit: outcome is the status of the answer, 302 for a good one
     ["get", path, {headers}]      outcome is the status
+    ["many", path, count]         the same over one connection, without a pause; outcome is the statuses that were seen
     ["hold"]                      opens a connection, asks for a page over it, and keeps it
     ["held"]                      outcome is `open` or how the kept connection ended
-    ["until", outcome, seconds]   tries to connect until that works (`in`) or does not (`out`), or the time is up (`late`)
+    ["until", outcome, seconds]   tries to get in until that works (`in`) or does not (`out`), or the time is up (`late`)
     ["attack", user, count]       wrong passwords until no connection is made any more; outcome is how many were answered
 
 A connection that is not made has the outcome `out`.
@@ -37,6 +38,8 @@ def connection(seconds):
 
 
 def reachable():
+    if JOB["for"]:
+        return get("/static/notes/favicon.png", {}) != "out"
     try:
         socket.create_connection((JOB["server"], 443), 0.5, (JOB["source"], 0)).close()
         return True
@@ -45,7 +48,7 @@ def reachable():
 
 
 def ask(made, method, path, body=None, headers=None):
-    made.request(method, path, body, headers or {})
+    made.request(method, path, body, {**(headers or {}), **({"X-Forwarded-For": JOB["for"]} if JOB["for"] else {})})
     answer = made.getresponse()
     return answer, answer.read().decode("utf-8", "replace")
 
@@ -53,7 +56,7 @@ def ask(made, method, path, body=None, headers=None):
 def login(user, password):
     try:
         visit = connection(3)
-        path = JOB.get("path", "/accounts/login/")
+        path = JOB["path"]
         answer, page = ask(visit, "GET", path)
         token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page)[1]
         cookies = "; ".join(line.split(";")[0] for line in answer.headers.get_all("Set-Cookie"))
@@ -77,6 +80,18 @@ def get(path, headers):
         return ask(connection(3), "GET", path, None, headers)[0].status
     except GONE:
         return "out"
+
+
+def many(path, count):
+    seen = []
+    try:
+        made = connection(3)
+        for _ in range(count):
+            status = ask(made, "GET", path)[0].status
+            seen += [] if status in seen else [status]
+    except GONE:
+        seen.append("out")
+    return seen
 
 
 def hold():
@@ -116,7 +131,7 @@ def attack(user, count):
     return count
 
 
-STEPS = {"login": patient_login, "get": get, "hold": hold, "held": held, "until": until, "attack": attack}
+STEPS = {"login": patient_login, "get": get, "many": many, "hold": hold, "held": held, "until": until, "attack": attack}
 RESULTS = []
 for step in JOB["do"]:
     begin = time.time()

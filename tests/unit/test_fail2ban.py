@@ -430,3 +430,8 @@ def test_behind_a_proxy_nginx_gets_a_list_and_one_reload(jail, tmp_path) -> None
     assert (tmp_path / "login.conf").read_text() == "2001:db8:a:1::/64 1;\n203.0.113.5/32 1;\n203.0.113.6/32 1;\n"
     assert [command for command, _ in jail.ran] == [["systemctl", "reload", "nginx.service"]]
     assert [path.name for path in tmp_path.iterdir()] == ["login.conf"] and (tmp_path / "login.conf").stat().st_mode & 0o777 == 0o644
+
+
+def test_behind_a_proxy_the_kernel_lets_go_of_whom_it_held(jail, tmp_path) -> None:
+    jail.act(nginx=str(tmp_path)).start()
+    assert "flush set inet redoubt_bans login4" in jail.ran[0][1] and "th dport" not in jail.ran[0][1]

@@ -71,6 +71,8 @@ class Action(ActionBase):
         if self.nginx:
             # What is restored in the next seconds is in the list that is written then. Until it is, the old one holds.
             self.publish(delay=2)
+            # The proxy may be among those that were banned before it was named.
+            self.kernel(self.skeleton() + self.emptied())
         else:
             self.kernel(self.skeleton() + self.elements())
 
@@ -104,8 +106,7 @@ class Action(ActionBase):
             if self.nginx:
                 self.publish()
             else:
-                name = self._jail.name
-                self.kernel(self.skeleton() + f"flush set {TABLE} {name}4\nflush set {TABLE} {name}6\n")
+                self.kernel(self.skeleton() + self.emptied())
         return True
 
     def stop(self):
@@ -137,6 +138,9 @@ class Action(ActionBase):
         return "".join(self.element(str(ticket.getID()), self.left(ticket.getTime(), ticket.getBanTime(manager.getBanTime())))
                        for ticket in manager)
 
+    def emptied(self):
+        return "".join(f"flush set {TABLE} {self._jail.name}{version}\n" for version in (4, 6))
+
     def skeleton(self):
         """The jail's part of the table; what is there already stays, with its elements."""
         name = self._jail.name
@@ -150,10 +154,10 @@ add chain {TABLE} refuse
 flush chain {TABLE} refuse
 add rule {TABLE} refuse meta l4proto tcp ct state established reject with tcp reset
 add rule {TABLE} refuse drop
-add chain {TABLE} {name} {{ type filter hook input priority -10; policy accept; }}
-flush chain {TABLE} {name}
-add rule {TABLE} {name} {match}ip saddr @{name}4 goto refuse
-add rule {TABLE} {name} {match}ip6 saddr & ffff:ffff:ffff:ffff:: @{name}6 goto refuse
+add chain {TABLE} ban_{name} {{ type filter hook input priority -10; policy accept; }}
+flush chain {TABLE} ban_{name}
+add rule {TABLE} ban_{name} {match}ip saddr @{name}4 goto refuse
+add rule {TABLE} ban_{name} {match}ip6 saddr & ffff:ffff:ffff:ffff:: @{name}6 goto refuse
 """
 
     def kernel(self, commands):
@@ -185,9 +189,9 @@ add rule {TABLE} {name} {match}ip6 saddr & ffff:ffff:ffff:ffff:: @{name}6 goto r
     def write(self):
         with self.lock:
             self.timer = None
-            self.told = time.monotonic()
         try:
             if self.write_list():
+                self.told = time.monotonic()
                 self.reload_nginx()
         except OSError as error:
             self._logSys.error("the bans of %s could not be written for nginx: %s", self._jail.name, error)

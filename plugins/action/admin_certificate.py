@@ -36,6 +36,8 @@ class ActionModule(ActionBase):
     def run(self, tmp=None, task_vars=None):
         super().run(tmp, task_vars)
         _, args = self.validate_argument_spec(ARGUMENTS)
+        # What a variable says has a mark of where it comes from, which is no part of a file.
+        args = {name: str(value) if isinstance(value, str) else value for name, value in args.items()}
         # Relative to where the operator stands, as for every other file of a command line.
         register = Path(args["register"]).absolute()
         listed = read(register)
@@ -80,11 +82,11 @@ class ActionModule(ActionBase):
                     written.append(target)
                     sink.write(content)
             write(register, [*listed, entry])
-        except OSError as error:
+        except Exception as error:
             # A certificate that is not listed opens nothing.
             for target in written:
                 target.unlink()
-            raise AnsibleActionFail(f"Nothing was made: {error}.") from None
+            raise AnsibleActionFail(f"Nothing was made: {error}.") from error
         return {"changed": True, "certificates": [*listed, entry],
                 "msg": f"{path} is {name}'s certificate, good until {entry['until']}, and {words} what its import asks for. Send the two by "
                        "different ways, then delete both: another is made sooner than this one is looked after."}

@@ -149,10 +149,11 @@ class HostCheck:
     """One host: its variables rendered, and everything that is wrong with them."""
 
     def __init__(self, action: ActionModule, task_vars: dict, host: str, groups: list[str], roles: dict[str, dict]) -> None:
-        self.roles = {name: role for name, role in roles.items() if name in contract.roles_of(groups, contract.is_fleet(task_vars["groups"]))}
+        self.raw = action.host_vars(task_vars, host)
+        authority = contract.is_fleet(task_vars["groups"]) or self.raw.get("app_admin_client_ca") == "environment"
+        self.roles = {name: role for name, role in roles.items() if name in contract.roles_of(groups, authority)}
         self.all_roles = roles
         self.options = {key: spec for role in self.roles.values() for key, spec in role["specs"]["main"].get("options", {}).items()}
-        self.raw = action.host_vars(task_vars, host)
         self.defaults = {key: value for role in roles.values() for key, value in role["defaults"].items()}
         self.available = {**self.defaults, **self.raw}
         self.templar = action._templar.copy_with_new_env(available_variables=self.available)

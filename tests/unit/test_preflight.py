@@ -9,7 +9,6 @@ import pathlib
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml

@@ -269,8 +269,8 @@ class Project:
         done = self.run("-m", "django", "migrate", "--verbosity=0", "--skip-checks", *words)
         assert done.returncode == 0, done.stderr
 
-    def inspect(self) -> dict:
-        self.answer = self.run("-B", PROGRAM)
+    def inspect(self, *words: str) -> dict:
+        self.answer = self.run("-B", PROGRAM, *words)
         assert self.answer.returncode == 0, self.answer.stderr
         # As the release program finds it.
         (line,) = [line for line in self.answer.stdout.splitlines() if line.startswith("redoubt-findings:")]
@@ -395,6 +395,26 @@ def test_what_every_old_value_fits_into(old, new, wider) -> None:
 def test_nothing_is_said_of_a_project_that_is_in_order(project) -> None:
     found = project.inspect()
     assert (found["checks"], found["drift"], found["deprecations"], "broken" in found) == ([], [], [], False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ("SESSION_ENGINE = 'django.contrib.sessions.backends.file'", "in files"),
+        ("SESSION_ENGINE = 'django.contrib.sessions.backends.cache'", "in the cache 'default', a LocMemCache"),
+        ("SESSION_ENGINE = 'django.contrib.sessions.backends.cached_db'", "in the cache 'default', a LocMemCache"),
+        ("SESSION_ENGINE = 'django.contrib.sessions.backends.cache'\nCACHES = {'default': {'BACKEND': 'django.core.cache.backends.redis.RedisCache'}}", ""),
+        ("SESSION_ENGINE = 'django.contrib.sessions.backends.signed_cookies'", ""),
+        ("", ""),
+    ],
+    ids=["file", "cache", "cached_db", "redis", "cookies", "database"],
+)
+def test_sessions_that_a_host_would_keep_for_itself_are_found_where_several_serve(project, settings, kept) -> None:
+    middleware = "MIDDLEWARE = ['django.contrib.sessions.middleware.SessionMiddleware']\n"
+    project.write("config.py", (project.folder / "config.py").read_text() + middleware + settings + "\n")
+    found = [check for check in project.inspect("--several")["checks"] if check["id"] == "redoubt.E001"]
+    assert [kept in check["text"] and check["number"] >= 50 for check in found] == ([True] if kept else [])
+    assert not [check for check in project.inspect()["checks"] if check["id"] == "redoubt.E001"]
 
 
 def test_drift_is_found(project) -> None:

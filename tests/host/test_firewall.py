@@ -94,7 +94,7 @@ def test_the_rules_are_there_before_the_network(host) -> None:
 
 def test_stopping_takes_only_the_own_table(host) -> None:
     stop = host.check_output("systemctl show nftables --property=ExecStop --value")
-    assert "destroy table inet redoubt" in stop
+    assert "add table inet redoubt; delete table inet redoubt" in stop
     assert "flush ruleset" not in stop
 
 

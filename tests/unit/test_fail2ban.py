@@ -157,7 +157,7 @@ def test_what_visitors_do_is_not_counted(config, tmp_path, name: str, case: str)
 def test_refusals_by_the_limits(config, tmp_path) -> None:
     lines = [access(429, "/accounts/login/", limit_req_status="REJECTED"), access(503, "/", client=A6, limit_req_status="REJECTED"),
              access(200, "/", limit_req_status="DELAYED"), access(429, "/api/", limit_req_status="PASSED"), access(429, "/", limit_req_status=""),
-             access(429, "/", limit_req_status="REJECTED_DRY_RUN"),
+             access(429, "/", limit_req_status="REJECTED_DRY_RUN"), access(429, "/", agent='","limit":"REJECTED",'), access(429, '/","limit":"REJECTED",'),
              access(429, JUNK, limit_req_status="REJECTED", agent=JUNK), access(429, "/", limit_req_status="REJECTED", request_method="")]
     assert matched(config, "redoubt-limits", lines, tmp_path) == [A, A6, A, A]
 
@@ -168,7 +168,8 @@ def test_probes(config, tmp_path) -> None:
     assert matched(config, "redoubt-probes", lines, tmp_path) == [A] * len(found) + [A6]
     # Answered otherwise: the site has it. Named otherwise: nobody's business.
     others = [access(200, "/.env"), access(301, "/wp-login.php"), access(500, "/x.php"), access(444, "/.env"), access(404, "/env"), access(404, "/notes/.env"),
-              access(404, "/git/"), access(404, "/phpinfo"), access(404, '/x.php"y'), access(404, "/wp"), access(404, "/?.env")]
+              access(404, "/git/"), access(404, "/phpinfo"), access(404, '/x.php"y'), access(404, "/wp"), access(404, "/?.env"),
+              access(404, "/x", agent='","path":"/.env"'), access(404, "/x", referer='https://x/","path":"/.env"'), access(404, '/x","path":"/.env')]
     assert matched(config, "redoubt-probes", others, tmp_path) == []
 
 

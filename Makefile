@@ -34,7 +34,7 @@ endif
 PLAYBOOK = ansible-playbook -i $(INVENTORY) -i .lab/$(LAB)/hosts.yml --vault-id $(LAB)@molecule/lab/vault-client -e lab=$(LAB)
 
 .DEFAULT_GOAL := help
-.PHONY: help deps demo demo-down lab lab-down test test-all verify drill docs lint unit guard bench clean
+.PHONY: help deps demo demo-down lab lab-down test test-all verify drill audit-edge docs lint unit guard bench clean
 .NOTPARALLEL:
 
 help: ## List the targets
@@ -70,6 +70,9 @@ verify: deps ## Run the host tests against the lab LAB (demo), which must be up
 
 drill: deps ## Run the drills against the lab LAB (demo), which they change and put back; K=name for one
 	REDOUBT_LAB=$(LAB) REDOUBT_INVENTORY=$(INVENTORY) pytest tests/drill $(if $(K),-k $(K)) $(ARGS)
+
+audit-edge: deps ## Let Mozilla's Observatory, testssl.sh and ssh-audit judge the lab LAB (demo), which must be up
+	REDOUBT_LAB=$(LAB) REDOUBT_INVENTORY=$(INVENTORY) .venv/bin/python tests/audit/edge
 
 docs: deps ## Write the roles' READMEs from their argument_specs
 	.venv/bin/python tests/specs.py --write

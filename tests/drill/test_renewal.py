@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import json
+import ssl
 import threading
 import time
 
@@ -101,3 +103,91 @@ def test_a_renewal_changes_the_served_certificate_and_fails_no_request(host, edg
     # Whatever the application thinks of the form: it was asked, and it answered.
     assert len(answers) == 1 and isinstance(answers[0], int) and answers[0] < 500, answers
     print(f"serial {before:x} -> {after:x}; {counter[0]} requests, {len(failures)} failed; slow upload answered {answers[0]}")
+
+
+# --- When it does not work --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def forced(host):
+    """The timer's service renews whether or not it is due; `last` are the alerts since."""
+    host.check_output(f"mkdir -p {FORCE.rpartition('/')[0]} && printf '%s' '{DROP_IN}' > {FORCE} && systemctl daemon-reload")
+    yield
+    host.run(f"rm -rf {FORCE.rpartition('/')[0]} && systemctl daemon-reload && systemctl reset-failed certbot-renew.service")
+
+
+def alerts(host, since: str) -> list[str]:
+    said = host.check_output(f"journalctl --no-pager -o cat --since={since} --priority=crit SYSLOG_IDENTIFIER=redoubt-alert")
+    return said.splitlines()
+
+
+def now(host) -> str:
+    return host.check_output("date +@%s.%6N")
+
+
+def assert_renewal_fails_aloud(host, edge: Edge) -> None:
+    """One line at crit that says what it is about and how long there is, and the old certificate goes on."""
+    before, since = serial(edge), now(host)
+    assert host.run("systemctl start certbot-renew.service").rc != 0
+    (line,) = alerts(host, since)
+    ends = x509.load_der_x509_certificate(edge.certificate()).not_valid_after_utc
+    assert f"The certificate of {edge.canonical} was not renewed" in line and ends.strftime("%H:%M:%S %Y GMT") in line, line
+    assert serial(edge) == before
+    assert edge.ask("/").status == 200
+
+
+def assert_renewal_works(host, edge: Edge) -> None:
+    before, since = serial(edge), now(host)
+    renewal = host.run("systemctl start certbot-renew.service")
+    assert renewal.rc == 0, host.run("journalctl --unit=certbot-renew.service --no-pager --lines=40").stdout
+    deadline = time.monotonic() + 10
+    while serial(edge) == before and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert serial(edge) != before
+    assert alerts(host, since) == []
+
+
+def test_a_name_that_leads_nowhere_fails_the_renewal_aloud_until_it_is_repaired(lab, host, edge: Edge, forced) -> None:
+    name = edge.domains[-1]
+    try:
+        lab.dns(name)
+        assert_renewal_fails_aloud(host, edge)
+    finally:
+        lab.dns(name, [host.lab["lab_ipv4"]], [host.lab["lab_ipv6"]])
+    assert_renewal_works(host, edge)
+
+
+def test_an_acme_server_that_is_down_is_told_and_the_site_goes_on(lab, host, edge: Edge, forced) -> None:
+    """Not ours to stop: to this host it is gone when its port is."""
+    rule = "inet drill_acme"
+    host.check_output(f"nft 'add table {rule}; add chain {rule} out {{ type filter hook output priority -10; }}; "
+                      f"add rule {rule} out tcp dport {{ 14000, 15000 }} reject with tcp reset'")
+    try:
+        assert_renewal_fails_aloud(host, edge)
+        # A converge changes nothing of a certificate that is good.
+        before = serial(edge)
+        done = lab.playbook("playbooks/site.yml")
+        assert "changed=0" in done.stdout and serial(edge) == before
+    finally:
+        host.run(f"nft delete table {rule}")
+    assert_renewal_works(host, edge)
+
+
+@pytest.mark.slow
+def test_a_domain_is_added_and_removed(lab, host, edge: Edge) -> None:
+    """The certificate follows app_domains both ways, and names that are not ours any more get no answer."""
+    name = f"added.{edge.canonical}"
+    wanted = json.dumps({"app_domains": [*edge.domains, name]})
+    lab.dns(name, [host.lab["lab_ipv4"]])
+    try:
+        lab.playbook("playbooks/site.yml", "--extra-vars", wanted)
+        answer = edge.ask("/x?y", name=name)
+        assert (answer.status, answer.one("Location")) == (301, f"https://{edge.canonical}/x?y")
+    finally:
+        lab.playbook("playbooks/site.yml")
+        lab.dns(name)
+    names = x509.load_der_x509_certificate(edge.certificate()).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    assert sorted(names.value.get_values_for_type(x509.DNSName)) == sorted(edge.domains)
+    with pytest.raises(ssl.SSLError) as caught:
+        edge.tls(name).close()
+    assert caught.value.reason == "TLSV1_UNRECOGNIZED_NAME"

@@ -43,6 +43,11 @@ def test_the_certificate_is_for_the_domains_and_nothing_else(edge: Edge, served:
     assert sorted(names) == sorted(edge.domains)
 
 
+def test_a_renewal_that_fails_would_be_told(host) -> None:
+    assert "/usr/local/lib/redoubt/certbot-alert" in host.check_output("systemctl show --property=ExecStopPost certbot-renew.service")
+    assert host.run("SERVICE_RESULT=success /usr/local/lib/redoubt/certbot-alert").rc == 0
+
+
 def test_the_key_is_elliptic(served: x509.Certificate) -> None:
     key = served.public_key()
     assert isinstance(key, ec.EllipticCurvePublicKey)

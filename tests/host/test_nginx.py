@@ -8,6 +8,8 @@ import json
 import re
 import secrets
 import ssl
+import subprocess
+import urllib.parse
 import warnings
 
 import pytest
@@ -278,6 +280,29 @@ def test_a_line_of_the_log_begins_with_what_no_visitor_chooses(host, edge: Edge)
     line = json.loads(lines[0])
     assert (line["client"], line["status"]) == found.groups()
     assert line["tls"].startswith("TLSv1") and "upstream_header_time" not in line and line["header_seconds"]
+
+
+def test_a_strangers_word_on_addresses_counts_nothing(host, edge: Edge) -> None:
+    mark = secrets.token_hex(12)
+    edge.ask(f"/{mark}", headers=dict.fromkeys(("X-Forwarded-For", "X-Real-IP", "True-Client-IP", "Forwarded"), "192.0.2.1"))
+    (line,) = [json.loads(line) for line in host.check_output("tail -n 200 /var/log/nginx/access.log").splitlines() if mark in line]
+    assert line["client"] != "192.0.2.1"
+
+
+def test_a_client_certificate_of_somebody_else_ends_no_request(edge: Edge, tmp_path) -> None:
+    context = edge.context()
+    pem = tmp_path / "client.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=stranger -keyout - -out -"
+    pem.write_text(subprocess.run(command.split(), capture_output=True, text=True, check=True).stdout)
+    context.load_cert_chain(pem)
+    assert edge.ask("/no/such/page", context=context).status == 404
+
+
+def test_every_login_path_has_its_limit(host) -> None:
+    said = host.check_output("nginx -T 2>/dev/null")
+    assert "limit_req zone=redoubt_login " in said and "limit_conn redoubt_connections " in said
+    for path in host.lab["app_login_paths"]:
+        assert f'"POST:{urllib.parse.unquote(path)}" $redoubt_client;' in said
 
 
 def test_the_configuration_is_valid_and_without_warnings(host) -> None:

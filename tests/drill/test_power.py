@@ -1,4 +1,4 @@
-"""After the power went, the release that was live is live, and a deploy that was under way is repaired or taken up again.
+"""After the power went, the release that was live is live, who was banned is banned, and a deploy that was under way is repaired or taken up again.
 
 A lab host that is killed loses its processes and its memory, but not what the machine's kernel has yet to write: that every
 rename follows its fsync is for the unit tests to say.
@@ -38,10 +38,17 @@ def serves(lab, releases, https) -> None:
 def test_what_was_live_is_live_after_a_boot(lab, releases, https, power) -> None:
     live = releases.live
     boot = releases.host.check_output("stat -c %Y /proc/1")
+    releases.host.check_output("fail2ban-client set sshd banip 198.51.100.77")
     power()
     assert releases.host.check_output("stat -c %Y /proc/1") != boot
     assert releases.live == live
     serves(lab, releases, https)
+    # Who was banned still is.
+    deadline = time.monotonic() + 60
+    while "198.51.100.77" not in releases.host.run("nft list set inet redoubt_bans sshd4").stdout:
+        assert time.monotonic() < deadline, releases.host.run("fail2ban-client status sshd").stdout
+        time.sleep(0.5)
+    releases.host.check_output("fail2ban-client unban 198.51.100.77")
 
 
 @pytest.mark.slow

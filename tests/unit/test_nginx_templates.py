@@ -358,6 +358,11 @@ def test_other_hosts_of_the_site_are_asked_for_a_challenge_and_for_nothing_else(
     assert asked == ["@acme_peers"]
     assert site.location("^~", "/.well-known/acme-challenge/").one("try_files") == ["$uri", "@acme_peers"]
     assert [location.words[-1] for location in site.all("location") if location.all("try_files")] == ["/.well-known/acme-challenge/"]
+    # What a peer says of itself is said by this host as well, and must not be there twice.
+    peer = site.location("@acme_peers")
+    own = {words[1] for words in (each.words for each in several.headers("own").all("add_header"))}
+    hidden = {each.words[1] for each in peer.all("proxy_hide_header")}
+    assert own - hidden == {"Strict-Transport-Security", "Content-Security-Policy"} and peer.one("proxy_intercept_errors") == ["on"]
     # Who is asked by another host asks nobody.
     (guard,) = site.location("@acme_peers").all("if")
     assert guard.words == ["if", "($http_x_redoubt_peer)"] and guard.one("return") == ["404"]

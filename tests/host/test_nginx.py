@@ -149,8 +149,7 @@ MATRIX = [
     ("http 301", {"path": "/x?y=z", "scheme": "http"}, (301,), None),
     ("http 431", {"path": "/", "scheme": "http", "headers": {"Cookie": "a" * 40000}}, (431,), OWN),
     ("challenge 404", {"path": "/.well-known/acme-challenge/there-is-none", "scheme": "http"}, (404,), OWN),
-    # Of several hosts, each asks the others for what it does not have.
-    ("challenge 403", {"path": "/.well-known/acme-challenge/", "scheme": "http"}, (403, 404), OWN),
+    ("challenge 403", {"path": "/.well-known/acme-challenge/", "scheme": "http"}, (403,), OWN),
 ]
 
 
@@ -163,6 +162,9 @@ def test_headers_are_there_exactly_once(request, host, edge: Edge, policy: str, 
         given["name"] = edge.domains[1]
     if given["path"] == "{admin}":
         given["path"] = edge.variables["app_admin_path"] or pytest.skip("there is no admin")
+    if given["path"] == "/.well-known/acme-challenge/" and len(edge.variables["site_web_hosts"]) > 1:
+        # Each asks the others for what it does not have, and none of them has it.
+        statuses = (404,)
     if given["path"].startswith("{media}"):
         served = edge.variables["app_media"] or pytest.skip("no uploads are served")
         given["path"] = given["path"].replace("{media}", served[0]["url"])

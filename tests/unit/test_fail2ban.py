@@ -433,6 +433,13 @@ def test_behind_a_proxy_nginx_gets_a_list_and_one_reload(jail, tmp_path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["login.conf"] and (tmp_path / "login.conf").stat().st_mode & 0o777 == 0o644
 
 
+def test_behind_a_proxy_nobody_banned_is_nothing_to_tell(jail, tmp_path) -> None:
+    """Or the first ban after a start would wait until nginx may be told a second time."""
+    action = jail.act(nginx=str(tmp_path))
+    action.write()
+    assert (list(tmp_path.iterdir()), jail.ran, action.told) == ([], [], 0.0)
+
+
 def test_behind_a_proxy_the_kernel_lets_go_of_whom_it_held(jail, tmp_path) -> None:
     jail.act(nginx=str(tmp_path)).start()
     assert "flush set inet redoubt_bans login4" in jail.ran[0][1] and "th dport" not in jail.ran[0][1]

@@ -201,7 +201,8 @@ add rule {TABLE} ban_{name} {match}ip6 saddr & ffff:ffff:ffff:ffff:: @{name}6 go
         addresses = sorted({str(network(IPAddr(str(ticket.getID())))) for ticket in self._jail.actions.banManager})
         text = "".join(f"{address if '/' in address else address + '/32'} 1;\n" for address in addresses)
         path = pathlib.Path(self.nginx, f"{self._jail.name}.conf")
-        if path.exists() and path.read_text(encoding="ascii") == text:
+        # Where there is no list nobody is banned: to say so would cost a reload, and keep the first ban waiting for its turn.
+        if (path.read_text(encoding="ascii") if path.exists() else "") == text:
             return False
         staged = path.with_suffix(".new")
         staged.write_text(text, encoding="ascii")

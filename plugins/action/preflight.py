@@ -47,13 +47,14 @@ class ActionModule(ActionBase):
     # --- The operating system, from gathered facts -------------------------------------------------------------------
 
     def platforms(self, task_vars: dict) -> list[str]:
-        mistakes = []
+        mistakes, majors = [], {}
         for host in task_vars["ansible_play_hosts"]:
             facts = self.host_vars(task_vars, host).get("ansible_facts") or {}
+            majors[host] = str(facts.get("distribution_major_version"))
             sentence = contract.check_platform(facts.get("distribution"), facts.get("distribution_major_version"))
             if sentence:
                 mistakes.append(f"{host} {sentence}.")
-        return mistakes
+        return mistakes or [f"{sentence}." for sentence in contract.check_backup_platforms(task_vars["groups"], majors)]
 
     # --- The inventory -----------------------------------------------------------------------------------------------
 
@@ -73,7 +74,7 @@ class ActionModule(ActionBase):
             for problem in checked.problems():
                 report.add(f"{problem.name} {problem.sentence}", host, checked.place(problem))
         self.across_hosts(rendered, groups, report, fleet)
-        for sentence in contract.check_fleet(groups, rendered) if fleet else []:
+        for sentence in contract.check_fleet(groups, rendered) if fleet else contract.check_addresses(groups, rendered) if groups.get("backups") else []:
             report.add(sentence)
         return report.sentences()
 
@@ -151,7 +152,7 @@ class HostCheck:
     def __init__(self, action: ActionModule, task_vars: dict, host: str, groups: list[str], roles: dict[str, dict]) -> None:
         self.raw = action.host_vars(task_vars, host)
         authority = contract.is_fleet(task_vars["groups"]) or self.raw.get("app_admin_client_ca") == "environment"
-        self.roles = {name: role for name, role in roles.items() if name in contract.roles_of(groups, authority)}
+        self.roles = {name: role for name, role in roles.items() if name in contract.roles_of(groups, authority, bool(task_vars["groups"].get("backups")))}
         self.all_roles = roles
         self.options = {key: spec for role in self.roles.values() for key, spec in role["specs"]["main"].get("options", {}).items()}
         self.defaults = {key: value for role in roles.values() for key, value in role["defaults"].items()}

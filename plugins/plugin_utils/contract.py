@@ -1185,6 +1185,20 @@ def database_password(value, values):
         yield f"must be 20 random ASCII characters or more: put another into the vault (`{MAKE_SECRET}`)"
 
 
+@rule("app_backup_database_pass", "app_backup_files_pass")
+def backup_pass(value, values):
+    if not values.get("site_backup_host"):
+        return
+    if len(value) < 20 or len(set(value)) < 10 or not value.isascii() or not value.isprintable():
+        yield f"must be 20 random ASCII characters or more: put another into the vault (`{MAKE_SECRET}`)"
+
+
+@rule("app_backup_files_pass")
+def backup_passes_differ(value, values):
+    if value and value == values.get("app_backup_database_pass"):
+        yield "is the same as app_backup_database_pass: put another into the vault, so that the loss of one is not that of both"
+
+
 @rule("base_addresses", "pki_addresses")
 def addresses(value, values):
     for index, address in enumerate(value):
@@ -1318,6 +1332,8 @@ def base_trusted_cas(value, values):
 GROUPS = ("web", "db", "logs", "backups")
 # Those that hosts get which reach each other over the network.
 FLEET_ROLES = {"web": {"pki"}, "db": {"pki"}}
+# Those that hosts get where one keeps the backups.
+BACKUP_ROLES = {"web": {"pki", "backup"}, "db": {"pki", "backup"}, "backups": {"pki", "backup_server"}}
 # Which roles a group's hosts get (a name beginning with one of ours is known on every host in any case).
 GROUP_ROLES = {
     "web": {"site", "app", "certbot", "nginx", "redis"},
@@ -1328,8 +1344,9 @@ GROUP_ROLES = {
 EVERY_HOST = {"base", "ssh", "firewall", "fail2ban"}
 
 
-def roles_of(host_groups: t.Iterable[str], fleet: bool = False) -> set[str]:
-    found = [GROUP_ROLES.get(group, set()) | (FLEET_ROLES.get(group, set()) if fleet else set()) for group in host_groups]
+def roles_of(host_groups: t.Iterable[str], fleet: bool = False, backups: bool = False) -> set[str]:
+    found = [GROUP_ROLES.get(group, set()) | (FLEET_ROLES.get(group, set()) if fleet else set()) | (BACKUP_ROLES.get(group, set()) if backups else set())
+             for group in host_groups]
     return EVERY_HOST.union(*found)
 
 
@@ -1362,6 +1379,12 @@ def check_groups(groups: dict[str, list[str]], hosts: t.Iterable[str]) -> t.Iter
     elif web and db and not is_fleet(groups):
         for host in sorted(set(db) - set(web)):
             yield f"{host} is in db, but every host of web is too, and has a database of its own: take {host} out of db, or the web hosts."
+    if len(groups.get("backups", [])) > 1:
+        yield f"The group backups has {listed(sorted(groups['backups']))}, but one host keeps the backups of an environment: leave one."
+    for host in sorted({*web, *db}) if groups.get("backups") else []:
+        if not re.fullmatch(r"[a-z][a-z0-9-]{0,23}", host):
+            yield (f"{host} has backups, which are kept by a unix user called after it: give it a name of small letters, digits and dashes, "
+                   "24 characters at most, a letter first (where it is, ansible_host says).")
 
 
 def check_fleet(groups: dict[str, list[str]], rendered: dict[str, dict]) -> t.Iterator[str]:
@@ -1371,8 +1394,13 @@ def check_fleet(groups: dict[str, list[str]], rendered: dict[str, dict]) -> t.It
         values = [rendered[host][variable] for host in serving if variable in rendered[host]]
         if any(value != values[0] for value in values):
             yield f"{variable} differs between {listed(serving)}, but {why}: give all web hosts the same."
+    yield from check_addresses(groups, rendered)
+
+
+def check_addresses(groups: dict[str, list[str]], rendered: dict[str, dict]) -> t.Iterator[str]:
+    """Hosts that talk to each other know each other's addresses."""
     known = next((values["site_addresses"] for values in rendered.values() if isinstance(values.get("site_addresses"), dict)), {})
-    for host in sorted({*groups.get("web", []), *groups.get("db", [])}):
+    for host in sorted({*groups.get("web", []), *groups.get("db", []), *groups.get("backups", [])}):
         if host in known and not known[host]:
             yield f"base_addresses of {host} is empty and its ansible_host no address, but other hosts must reach it: list the addresses they know it by."
 
@@ -1398,6 +1426,15 @@ def check_vault(secrets: dict[str, t.Any]) -> t.Iterator[Problem]:
                 yield Problem(name, f"is a placeholder: put a value of its own into the vault (`{MAKE_SECRET}`)")
             elif len(value) >= 8 and owner.setdefault(value, name) != name:
                 yield Problem(name, f"has the same value as {owner[value]}: give each secret its own (`{MAKE_SECRET}`)")
+
+
+def check_backup_platforms(groups: dict[str, list[str]], majors: dict[str, str]) -> t.Iterator[str]:
+    """pgBackRest speaks only with its own version, so that a database and its backups must be on one release. `majors` by host."""
+    for store in groups.get("backups", []):
+        for host in sorted(groups.get("db", [])):
+            if host in majors and store in majors and majors[host] != majors[store]:
+                yield (f"{host} runs Debian {majors[host]} and {store}, which keeps its backups, Debian {majors[store]}, whose versions of pgBackRest do not "
+                       f"speak with each other: bring both to the same release")
 
 
 def check_platform(distribution: str | None, major: str | None) -> str | None:

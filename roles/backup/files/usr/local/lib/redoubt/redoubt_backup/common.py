@@ -74,6 +74,11 @@ class Settings:
         return Path(f"/var/lib/postgresql/{self.version}/main")
 
     @property
+    def spool(self) -> Path:
+        """Segments of the log that are on their way."""
+        return Path("/var/lib/postgresql/pgbackrest-spool")
+
+    @property
     def scratch(self) -> Path:
         """Restores that stand beside the service, each in a folder of its name."""
         return Path("/var/lib/postgresql/redoubt-restored")

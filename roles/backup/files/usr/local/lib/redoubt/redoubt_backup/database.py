@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import json
 import os
@@ -10,9 +9,10 @@ import pwd
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+from redoubt_backup.application import held
 from redoubt_backup.common import Refused, Settings, call, now, read, reason, sql, write
 
 SEGMENT = "0123456789ABCDEF"
@@ -79,21 +79,29 @@ def scratch_socket(name: str) -> str:
     return f"/run/redoubt-restored-{name}"
 
 
-def start_scratch(settings: Settings, name: str) -> None:
-    """A server of its own on restored data: with the service's configuration, but its own socket, and nothing that reaches outside."""
+def make_scratch(settings: Settings, name: str) -> Path:
+    """Where the data of a restore goes."""
+    owner = pwd.getpwnam("postgres")
+    for path in (settings.scratch, settings.scratch / name):
+        path.mkdir(mode=0o700, exist_ok=True)
+        os.chown(path, owner.pw_uid, owner.pw_gid)
+    return settings.scratch / name / "data"
+
+
+def start_scratch(settings: Settings, name: str, archive: bool = False) -> None:
+    """A server of its own on restored data: with the service's configuration, but its own socket, and a network to fetch the log with."""
     folder, socket = settings.scratch / name / "data", scratch_socket(name)
     config = f"/etc/postgresql/{settings.version}/main/postgresql.conf"
     settings_ = {"config_file": config, "data_directory": folder, "external_pid_file": folder / "external.pid", "unix_socket_directories": socket, "listen_addresses": "",
-                 "archive_mode": "off", "ssl": "off", "shared_buffers": "64MB", "maintenance_work_mem": "64MB", "logging_collector": "off",
+                 "archive_mode": "on" if archive else "off", "ssl": "off", "shared_buffers": "64MB", "maintenance_work_mem": "64MB", "logging_collector": "off",
                  "log_destination": "stderr", "autovacuum": "off",
-                 # Not the service's own spool, which it cannot write.
-                 "restore_command": f'pgbackrest --stanza={settings.app} --pg1-path={folder} --no-archive-async archive-get %f "%p"'}
+                 "restore_command": f'pgbackrest --stanza={settings.app} --pg1-path={folder} archive-get %f "%p"'}
     command = [str(settings.bin / "postgres"), *(word for key, value in settings_.items() for word in ("-c", f"{key}={value}"))]
     call(["systemd-run", "--quiet", "--collect", f"--unit={scratch_unit(name)}", "--property=User=postgres", "--property=SupplementaryGroups=redoubt-pki",
           f"--property=RuntimeDirectory={Path(socket).name}", "--property=MemoryHigh=25%", "--property=CPUWeight=20", "--property=IOWeight=20",
           "--property=Nice=10", "--property=ProtectSystem=strict", "--property=NoNewPrivileges=yes", "--property=PrivateTmp=yes",
           "--property=ProtectHome=yes", "--property=KillSignal=SIGINT", "--property=LimitNOFILE=65536",
-          f"--property=ReadWritePaths={settings.scratch / name} /run/postgresql", "--", *command], "The restored database could not be started")
+          f"--property=ReadWritePaths={settings.scratch / name} {settings.spool} /run/postgresql", "--", *command], "The restored database could not be started")
 
 
 def scratch_alive(name: str) -> bool:
@@ -116,12 +124,8 @@ def beside(settings: Settings, at: datetime.datetime | None, name: str) -> dict:
     folder = settings.scratch / name
     if folder.exists() or scratch_alive(name):
         raise Refused(f"There is a restore called {name} already: take another name, or remove it (`-e into={name} -e remove=true`).")
-    owner = pwd.getpwnam("postgres")
-    for path in (settings.scratch, folder):
-        path.mkdir(mode=0o700, exist_ok=True)
-        os.chown(path, owner.pw_uid, owner.pw_gid)
     try:
-        fetch(settings, at, folder / "data")
+        fetch(settings, at, make_scratch(settings, name))
         start_scratch(settings, name)
         recovered(settings, scratch_socket(name), lambda: scratch_alive(name), lambda: scratch_log(name))
         return examined(settings, scratch_socket(name))
@@ -132,11 +136,15 @@ def beside(settings: Settings, at: datetime.datetime | None, name: str) -> dict:
 
 # --- In its place ----------------------------------------------------------------------------------------------------
 
+# The name of the restore that is to take the service's place.
+NEXT = "next"
+
 
 class InPlace:
-    """A restore over the running cluster, which is put aside by a rename and comes back by one when the restored one does not answer.
+    """A restore that takes the place of the running cluster: made beside it, recovered and examined there, and swapped in by two renames.
 
-    `restore.json` says how far it has come, so that after a kill the next run knows which of the two is the real one.
+    Until the swap the cluster of the service is untouched; after it, it stays aside until the next restore. `restore.json` says when the swap
+    began, so that after a kill in between the next run knows which of the two is the real one.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -146,19 +154,25 @@ class InPlace:
         self.record = settings.state / "restore.json"
 
     def pending(self) -> bool:
-        return read(self.record).get("phase") == "restoring"
-
-    def stop(self) -> None:
-        call(["systemctl", "stop", self.settings.unit], "PostgreSQL could not be stopped")
+        return read(self.record).get("phase") == "swapping"
 
     def mend(self) -> str:
-        """Finish a restore that was cut off: the cluster from before is put back. Empty where there was none."""
+        """Take back a swap that was cut off. Empty where there was none."""
+        remove_scratch(self.settings, NEXT)
         if not self.pending():
             return ""
         self.stop()
         self.put_back()
+        self.start()
         write(self.record, {"phase": "put back", "at": now()})
         return "A restore that was cut off has been taken back first."
+
+    def stop(self) -> None:
+        call(["systemctl", "stop", self.settings.unit], "PostgreSQL could not be stopped")
+
+    def start(self) -> None:
+        subprocess.run(["systemctl", "reset-failed", self.settings.unit], capture_output=True, check=False)
+        call(["systemctl", "start", self.settings.unit], "PostgreSQL did not start")
 
     def put_back(self) -> None:
         if self.aside.exists():
@@ -166,98 +180,58 @@ class InPlace:
                 shutil.rmtree(self.cluster)
             self.aside.rename(self.cluster)
 
-    def log(self) -> list[str]:
-        path = Path(f"/var/log/postgresql/postgresql-{self.settings.version}-main.log")
-        lines = path.read_text(errors="replace").splitlines()[-60:] if path.exists() else []
-        # The newest reason, not one of an earlier start.
-        return [line for line in reversed(lines) if "FATAL" in line or "PANIC" in line] or lines
-
-    def alive(self) -> bool:
-        return subprocess.run(["systemctl", "--quiet", "is-active", self.settings.unit], check=False).returncode == 0
-
-    def bring_segments(self) -> None:
-        """Segments that the old cluster had not archived yet: with them nothing is missing that had been committed."""
-        found = self.aside / "pg_wal"
+    def bring_segments(self, target: Path) -> None:
+        """Segments that have not reached the repository: with them nothing is missing that had been committed."""
         owner = pwd.getpwnam("postgres")
-        for path in sorted(found.iterdir()) if found.is_dir() else []:
-            target = self.cluster / "pg_wal" / path.name
-            if len(path.name) == 24 and not set(path.name) - set(SEGMENT) and not target.exists():
-                shutil.copyfile(path, target)
-                target.chmod(0o600)
-                os.chown(target, owner.pw_uid, owner.pw_gid)
+        for source in (self.settings.spool, self.cluster / "pg_wal"):
+            for path in sorted(source.iterdir()) if source.is_dir() else []:
+                new = target / path.name
+                if len(path.name) == 24 and not set(path.name) - set(SEGMENT) and not new.exists():
+                    shutil.copyfile(path, new)
+                    new.chmod(0o600)
+                    os.chown(new, owner.pw_uid, owner.pw_gid)
 
     def run(self, at: datetime.datetime | None) -> dict:
         settings = self.settings
-        # What cannot be reached is found out while the service still serves.
+        # What cannot be reached is found out while the service still serves, and what takes long is done meanwhile.
         if not info(settings).get("backup"):
             raise Refused(f"{settings.store} has no backup of this database.")
-        self.stop()
-        if self.aside.exists():
-            shutil.rmtree(self.aside)
-        write(self.record, {"phase": "restoring", "at": now(), "target": f"{at}" if at else "newest", "aside": str(self.aside)})
+        new = make_scratch(settings, NEXT)
         try:
+            fetch(settings, at, new)
+            with held(settings):
+                return self.replace(at, new)
+        finally:
+            remove_scratch(settings, NEXT)
+
+    def replace(self, at: datetime.datetime | None, new: Path) -> dict:
+        """With the application still: replay the log, look at the result, and swap."""
+        settings = self.settings
+        self.stop()
+        swapped = False
+        try:
+            if at is None:
+                self.bring_segments(new / "pg_wal")
+            # Its new timeline is archived from the beginning, as the service's will be.
+            start_scratch(settings, NEXT, archive=True)
+            recovered(settings, scratch_socket(NEXT), lambda: scratch_alive(NEXT), lambda: scratch_log(NEXT))
+            found = examined(settings, scratch_socket(NEXT))
+            call(["systemctl", "stop", scratch_unit(NEXT)], "The restored database could not be stopped")
+            if self.aside.exists():
+                shutil.rmtree(self.aside)
+            write(self.record, {"phase": "swapping", "at": now()})
+            swapped = True
             if self.cluster.exists():
                 self.cluster.rename(self.aside)
-            fetch(settings, at, self.cluster)
-            if at is None:
-                self.bring_segments()
-            subprocess.run(["systemctl", "reset-failed", settings.unit], capture_output=True, check=False)
-            subprocess.run(["systemctl", "start", settings.unit], capture_output=True, check=False)
-            recovered(settings, "/run/postgresql", self.alive, self.log)
-            found = examined(settings, "/run/postgresql")
+            new.rename(self.cluster)
+            self.start()
+            examined(settings, "/run/postgresql")
         except Refused as error:
-            self.stop()
-            self.put_back()
-            subprocess.run(["systemctl", "reset-failed", settings.unit], capture_output=True, check=False)
-            call(["systemctl", "start", settings.unit], "PostgreSQL did not start again with the data from before")
+            if swapped:
+                self.stop()
+                self.put_back()
+            self.start()
             write(self.record, {"phase": "put back", "at": now(), "reason": str(error)})
-            raise Refused(f"{error} The database from before is back in its place.") from None
+            raise Refused(f"{error} The database from before is in its place.") from None
         write(self.record, {"phase": "restored", "at": now(), "target": f"{at}" if at else "newest", "aside": str(self.aside), **found})
         return {**found, "aside": str(self.aside)}
-
-
-# --- The application while its data is replaced ----------------------------------------------------------------------
-
-
-def units(settings: Settings) -> list[str]:
-    """What of the application runs, its sockets and timers included."""
-    told = call(["systemctl", "list-units", "--plain", "--no-legend", "--full", "--state=active,activating", f"{settings.app}@*", f"{settings.app}-*"],
-                "systemd does not answer")
-    names = [line.split()[0] for line in told.splitlines()]
-    # Of its commands that somebody runs by hand, each is its own affair.
-    return [name for name in names if name.endswith((".service", ".socket", ".timer"))]
-
-
-@contextlib.contextmanager
-def held(settings: Settings) -> Iterator[None]:
-    """Nothing of the application runs; what ran before runs again after, also if the run between the two was killed."""
-    record = settings.state / "held.json"
-    hold(settings)
-    try:
-        yield
-    finally:
-        if record.exists():
-            release(settings)
-
-
-def hold(settings: Settings) -> None:
-    record = settings.state / "held.json"
-    running = read(record).get("units") or []
-    running = sorted({*running, *units(settings)})
-    write(record, {"units": running, "at": now()})
-    # Sockets first: a connection would start the service again.
-    for kind in (".timer", ".socket", ".service"):
-        names = [name for name in running if name.endswith(kind)]
-        if names:
-            call(["systemctl", "stop", *names], "The application could not be stopped")
-
-
-def release(settings: Settings) -> None:
-    record = settings.state / "held.json"
-    running = read(record).get("units") or []
-    known = [name for name in running if not name.startswith(f"{settings.app}-build-")]
-    for kind in (".socket", ".service", ".timer"):
-        names = [name for name in known if name.endswith(kind)]
-        if names:
-            call(["systemctl", "start", *names], "The application was not started again")
-    record.unlink(missing_ok=True)

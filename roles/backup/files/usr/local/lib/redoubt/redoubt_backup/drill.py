@@ -88,7 +88,8 @@ class Drill:
         """What is committed by now is to be in the restore: the segment that holds it is sent without waiting for its minute."""
         segment = sql(self.settings, "SELECT pg_walfile_name(pg_switch_wal())", "postgres")
         deadline = time.monotonic() + ARCHIVED_WITHIN
-        while sql(self.settings, f"SELECT coalesce(last_archived_wal, '') >= '{segment}' FROM pg_stat_archiver", "postgres") != "t":
+        laid = f"SELECT coalesce(last_archived_wal, '') >= '{segment}' FROM pg_stat_archiver"
+        while sql(self.settings, laid, "postgres") != "t" or (self.settings.spool / segment).exists():
             if time.monotonic() > deadline:
                 raise Refused(f"Segment {segment} has not been archived within {ARCHIVED_WITHIN} s")
             time.sleep(0.5)

@@ -14,6 +14,7 @@ import subprocess
 from pathlib import Path
 from typing import Self
 
+from redoubt_backup.application import held
 from redoubt_backup.common import Refused, Settings, call, moment, now, reason, restic, snapshots, sql, write
 
 # Every table that people or the application can have put rows into.
@@ -188,7 +189,7 @@ def fetch(settings: Settings, at: datetime.datetime | None, target: Path, only: 
 
 
 def put_in_place(settings: Settings, at: datetime.datetime | None) -> dict:
-    """Uploads and data as they were. They are fetched beside what is there, which is put aside by one rename each, and comes back if one fails."""
+    """Uploads and data as they were: fetched beside what is there while the application runs, swapped while it stands still."""
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
     pending = settings.media.parent / f".restoring-{stamp}"
     for path in settings.media.parent.glob(".restoring-*"):
@@ -198,6 +199,16 @@ def put_in_place(settings: Settings, at: datetime.datetime | None) -> dict:
             raise Refused(f"{root} is a mounted file system, which cannot be put aside: restore beside it (`-e into=restored`) and copy.")
     snapshot = fetch(settings, at, pending, settings.roots)
     moved = []
+    with held(settings):
+        try:
+            replace(settings, pending, moved)
+        finally:
+            shutil.rmtree(pending, ignore_errors=True)
+    return {"snapshot": snapshot["short_id"], "of": snapshot["time"][:19], "aside": [str(aside) for _, aside in moved if aside.exists()]}
+
+
+def replace(settings: Settings, pending: Path, moved: list[tuple[Path, Path]]) -> None:
+    """Swap each folder with the restored one; all of them or none."""
     try:
         for root in settings.roots:
             found = pending / str(root).lstrip("/")
@@ -217,9 +228,6 @@ def put_in_place(settings: Settings, at: datetime.datetime | None) -> dict:
                     shutil.rmtree(root)
                 aside.rename(root)
         raise Refused(f"The files were not put in place, and those from before are back: {error}.") from error
-    finally:
-        shutil.rmtree(pending, ignore_errors=True)
-    return {"snapshot": snapshot["short_id"], "of": snapshot["time"][:19], "aside": [str(aside) for _, aside in moved if aside.exists()]}
 
 
 def compared(manifest: dict, target: Path, moved: list[str]) -> list[str]:

@@ -1,0 +1,206 @@
+"""Backups are made, listed, drilled and restored; an intruder on the application's host destroys none; what fails is said."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shlex
+import time
+
+import pytest
+from backups import Backups
+
+
+@pytest.fixture(scope="module")
+def backups(lab):
+    if not lab.groups.get("backups"):
+        pytest.skip("no host of this inventory keeps backups")
+    found = Backups(lab)
+    # The first backup is made while site.yml ends.
+    found.store.check_output(f"systemctl start redoubt-backup-database@{found.name}.service")
+    return found
+
+
+def test_a_night_is_drilled_and_listed(backups) -> None:
+    word = secrets.token_hex(8)
+    backups.upload(f"drill/{word}.txt", word)
+    backups.play("backup")
+    done = backups.play("drill")
+    assert "FAILED" not in done.stdout
+    drilled = backups.drilled
+    assert drilled["ok"], drilled
+    assert [step["step"] for step in drilled["steps"]] == [
+        "log archived", "files restored", "files as listed", "dump restored", "rows as counted", "canary", "every page read", "migrations",
+        "database's repository", "files' repository"]
+    found = backups.listing["backups"]
+    assert {row["kind"].split(",")[0] for row in found if row["host"] == backups.name} == {"database", "files"}
+    told = backups.play("backups").stdout
+    assert f"{drilled['backup']} " in told and drilled["ended"] in told
+    # Nothing of the drill is left.
+    assert backups.db.run("ls /var/lib/postgresql/redoubt-restored /var/lib/redoubt-restored /run/redoubt-restored-drill").stdout.split() == [
+        "/var/lib/postgresql/redoubt-restored:", "/var/lib/redoubt-restored:"]
+
+
+def test_a_point_in_time_beside_the_service(backups) -> None:
+    backups.sql("CREATE TABLE IF NOT EXISTS redoubt.drill (word text); INSERT INTO redoubt.drill VALUES ('before')")
+    time.sleep(0.1)
+    at = backups.now
+    time.sleep(0.1)
+    backups.sql("INSERT INTO redoubt.drill VALUES ('after')")
+    backups.archived()
+    backups.play("restore", into="look", at=at, part="database")
+    try:
+        assert backups.sql("SELECT word FROM redoubt.drill", socket="/run/redoubt-restored-look") == "before"
+        assert backups.sql("SELECT count(*) FROM redoubt.drill") == "2"
+        again = backups.play("restore", check=False, into="look", part="database")
+        assert again.returncode != 0
+        assert "There is a restore called look already" in backups.told(again)
+    finally:
+        backups.play("restore", into="look", remove=True)
+        backups.sql("DROP TABLE redoubt.drill")
+    assert backups.db.run("ls -A /var/lib/postgresql/redoubt-restored").stdout == ""
+
+
+def test_in_place_database_and_uploads_come_back(backups, https) -> None:
+    word = secrets.token_hex(8)
+    path = backups.upload(f"drill/{word}.txt", word)
+    backups.sql(f"CREATE TABLE redoubt.drill AS SELECT '{word}' AS word")
+    backups.play("backup")
+    # What was committed after the last archived segment is only on this disk.
+    backups.sql("INSERT INTO redoubt.drill VALUES ('not archived yet')")
+    backups.web.check_output(f"rm {path}")
+    refused = backups.play("restore", check=False)
+    assert refused.returncode != 0
+    assert f"-e confirm={backups.app}" in backups.told(refused)
+    before = backups.web.check_output("systemctl list-units --plain --no-legend --state=active '%s@*' '%s-*' | cut -d' ' -f1", backups.app, backups.app)
+    backups.play("restore", confirm=backups.app)
+    assert backups.web.check_output(f"cat {path}") == word
+    assert backups.web.check_output(f"stat -c %U {path}") == backups.app
+    assert backups.sql("SELECT word FROM redoubt.drill ORDER BY 1").split("\n") == sorted([word, "not archived yet"])
+    assert backups.web.check_output("systemctl list-units --plain --no-legend --state=active '%s@*' '%s-*' | cut -d' ' -f1", backups.app, backups.app) == before
+    assert https.get(f"https://{backups.lab.vars(backups.lab.web)['app_domains'][0]}/", timeout=30).status_code == 200
+    # What was there before is aside, and the log goes on to be archived on the new timeline.
+    backups.db.check_output("test -f /var/lib/postgresql/*/main.before-restore/PG_VERSION")
+    backups.archived()
+    backups.sql("DROP TABLE redoubt.drill")
+
+
+def test_a_restore_that_cannot_be_leaves_what_was(backups, https) -> None:
+    backups.sql("CREATE TABLE redoubt.drill AS SELECT 'here' AS word")
+    done = backups.play("restore", check=False, confirm=backups.app, part="database", at="2020-01-01 00:00:00+00:00")
+    assert done.returncode != 0
+    assert "The database from before is back in its place" in backups.told(done)
+    assert backups.sql("SELECT word FROM redoubt.drill") == "here"
+    assert https.get(f"https://{backups.lab.vars(backups.lab.web)['app_domains'][0]}/", timeout=30).status_code == 200
+    backups.sql("DROP TABLE redoubt.drill")
+
+
+def test_what_an_owned_host_cannot_destroy(backups) -> None:
+    """With root on the application's host: databases' backups are destroyed and come back, files' cannot be touched, others' not be read."""
+    backups.play("backup")
+    kept = backups.listing["kept"][-1]
+    files = {row["name"] for row in backups.listing["backups"] if row["kind"] == "files"}
+    label = [row["name"] for row in backups.listing["backups"] if row["kind"].startswith("database")][-1]
+
+    # Its own files: nothing is deleted or written again; another's: nothing is read; without the key: no answer at all.
+    snapshot = backups.store.check_output(f"ls {backups.root}/files/{backups.name}/snapshots | head -n 1")
+    pack = backups.store.check_output(f"cd {backups.root}/files/{backups.name}/data && ls */* | head -n 1").split("/")[1]
+    own = f"/{backups.lab.web}"
+    assert backups.ask(("DELETE", f"{own}/snapshots/{snapshot}"), ("DELETE", f"{own}/data/{pack}"), ("DELETE", f"{own}/config"), ("DELETE", f"{own}/"),
+                       ("POST", f"{own}/config"), ("POST", f"{own}/snapshots/{snapshot}"), ("POST", f"{own}/data/{pack}")) == [403, 403, 403, 405, 403, 403, 403]
+    assert backups.ask(("GET", "/another/config"), ("GET", f"{own}/../another/config"), ("GET", "/"), ("GET", f"{own}/config")) == [401, 301, 401, 200]
+    assert backups.ask(("GET", f"{own}/config"), key=False) == [400]
+    assert backups.restic("forget --keep-last 1 --prune").rc != 0
+    # Snapshots with dates of their own choosing do not age what is there.
+    for date in ("2100-01-01 00:00:00", "2001-01-01 00:00:00"):
+        assert backups.restic(f"backup --time '{date}' --host {backups.lab.web} /etc/hostname").rc == 0
+    for _ in range(3):
+        assert backups.restic(f"backup --force --host {backups.lab.web} /etc/hostname").rc == 0
+    backups.store.check_output("systemctl start redoubt-backup-prune.service")
+    assert files <= {row["name"] for row in backups.listing["backups"]}
+
+    # Its own database's: gone from the repository, by pgBackRest's own words, and overwritten.
+    assert backups.pgbackrest(f"repo-put backup/{backups.app}/backup.info", feed="junk").rc == 0
+    assert backups.pgbackrest("stop").rc == 0
+    backups.pgbackrest("stanza-delete --force")
+    backups.pgbackrest("start")
+    assert label not in backups.store.run(f"find {backups.root}/database/{backups.name}").stdout, "the attack did not even hurt"
+    backups.store.check_output("systemctl start redoubt-backup-keep.service")
+    assert backups.store.run("systemctl start redoubt-backup-watch.service").rc != 0
+    assert f"{backups.name} has no backup of its database at all" in backups.store.check_output("journalctl --no-pager -o cat -t redoubt-alert | tail -n 3")
+
+    backups.store.check_output(f"/usr/local/lib/redoubt/backup-server bring-back {kept} {backups.name}")
+    assert label in {row["name"] for row in backups.listing["backups"]}
+    backups.archived()
+    backups.play("backup")
+    assert backups.play("drill").returncode == 0
+
+
+def test_the_kept_copies_are_out_of_the_servers_reach(backups) -> None:
+    for user in (f"backup-{backups.name}", "restic-rest-server"):
+        done = backups.store.run(f"setpriv --reuid={user} --regid={user} --init-groups sh -c 'ls {backups.root}/kept'")
+        assert done.rc != 0, user
+    # Once kept, a file cannot be written by the server that made it.
+    one = backups.store.check_output(f"find {backups.root}/database/{backups.name} -name '*.manifest' -links +1 | head -n 1")
+    assert one
+    done = backups.store.run(f"setpriv --reuid=backup-{backups.name} --regid=backup-{backups.name} --init-groups sh -c 'echo junk >>{one}'")
+    assert done.rc != 0
+    assert backups.store.check_output(f"stat -c '%U %a' {one}") == "root 440"
+
+
+def test_nothing_can_be_read_in_the_repositories(backups) -> None:
+    word = f"canary-{secrets.token_hex(12)}"
+    backups.upload(f"drill/{word}.txt", word)
+    backups.sql(f"CREATE TABLE redoubt.drill AS SELECT '{word}' AS word FROM generate_series(1, 100)")
+    backups.play("backup")
+    backups.archived()
+    assert backups.store.run(f"grep --recursive --binary-files=text --files-with-matches {word} {backups.root}").stdout == ""
+    # The search itself can find it.
+    assert word in backups.web.run(f"grep --recursive --files-with-matches {word} /srv/{backups.app}/media").stdout
+    backups.sql("DROP TABLE redoubt.drill")
+
+
+def test_a_backup_that_fails_says_so(backups) -> None:
+    backups.store.check_output("systemctl stop redoubt-backup-door.service")
+    try:
+        done = backups.play("backup", check=False)
+        assert done.returncode != 0
+        assert re.search(rf"{backups.store_name} cannot be reached.*What was backed up before is as it was", backups.told(done)), done.stdout
+    finally:
+        backups.store.check_output("systemctl start redoubt-backup-door.service")
+    said = backups.web.check_output("journalctl --no-pager --output=json -t redoubt-alert --lines=1")
+    assert json.loads(said)["PRIORITY"] == "2"
+    assert "redoubt-backup.service failed" in said
+    assert backups.play("backup").returncode == 0
+
+
+def test_a_deploy_warns_and_then_refuses(backups) -> None:
+    """A drill that is older than it may be, as the check sees it."""
+    drilled = f"/var/lib/redoubt/{backups.app}/drill.json"
+    backups.db.check_output(f"cp -p {drilled} {drilled}.drill && sed -i 's/\"ended\": \"20[0-9][0-9]-/\"ended\": \"2020-/' {drilled}")
+    try:
+        warned = backups.play("deploy", check=False)
+        assert warned.returncode == 0, warned.stdout
+        assert "No backup has been restored in a drill since 2020-" in backups.told(warned)
+        refused = backups.play("deploy", check=False, backup_required="refuse")
+        assert refused.returncode != 0
+        assert "Nothing was deployed, because backup_required is `refuse`" in backups.told(refused)
+        assert "Build the release" not in refused.stdout
+    finally:
+        backups.db.check_output(f"mv {drilled}.drill {drilled}")
+    quiet = backups.play("deploy")
+    assert "in a drill since" not in backups.told(quiet)
+
+
+def test_secrets_are_in_no_command_line_and_no_log(backups) -> None:
+    values = backups.lab.vars(backups.name)
+    for host in (backups.db, backups.store):
+        for name in ("app_backup_database_pass", "app_backup_files_pass"):
+            found = host.run(f"journalctl --no-pager -o cat | grep -c {shlex.quote(values[name])}").stdout.strip()
+            assert found == "0", f"{name} is in the log"
+    owners = {"/etc/redoubt/backup/files.pass": (backups.web, "root 600"),
+              "/etc/redoubt/backup-server/files.pass": (backups.store, "root 640"),
+              f"/etc/redoubt/backup-server/{backups.name}.d/pass.conf": (backups.store, "root 640")}
+    for path, (host, wanted) in owners.items():
+        assert host.check_output(f"stat -c '%U %a' {path}") == wanted, path

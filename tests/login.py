@@ -25,9 +25,15 @@ def wanted(values, role: str, name: str):
     return values.get(name, defaults[name])
 
 
-def another(lab, name: str):
-    """A host of the lab to knock from."""
+def another_name(lab, name: str) -> str:
+    """Name of a host of the lab to knock from; empty where there is none."""
     serving = lab.groups.get("web", []) + lab.groups.get("db", [])
     # Hosts of one site let each other in where they let nobody else.
     others = sorted((other for other in lab.groups["all"] if other not in (name, "localhost")), key=lambda other: other in serving)
-    return lab.host(others[0]) if others else None
+    return next(iter(others), "")
+
+
+def another(lab, name: str):
+    """The host of that name."""
+    found = another_name(lab, name)
+    return lab.host(found) if found else None

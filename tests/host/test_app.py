@@ -156,7 +156,9 @@ def test_nothing_of_the_application_listens_on_tcp(host, app) -> None:
     owners = set(re.findall(r'users:\(\("([^"]+)"', sockets))
     assert not owners & {"gunicorn", "python", "python3", "uvicorn", "celery", "redis-server", "postgres"}, sockets
     ports = {int(line.split()[4].rsplit(":", 1)[1]) for line in sockets.splitlines() if line.startswith("tcp")}
-    assert ports <= {22, 80, 443}, sockets
+    # pgBackRest, for the host of the backups alone.
+    backups = {host.lab["site_backup_database_port"]} if host.lab["site_backup_host"] else set()
+    assert ports <= {22, 80, 443} | backups, sockets
 
 
 def test_sockets_are_for_nginx_alone(host, app, live) -> None:

@@ -7,7 +7,7 @@ import json
 import shlex
 
 import pytest
-from login import another, wanted
+from login import another, another_name, wanted
 
 SCAN = """
 import asyncio, errno, json, sys
@@ -27,7 +27,7 @@ async def main():
     print(json.dumps([port for port in await asyncio.gather(*[knock(port, gate) for port in ports]) if port]))
 asyncio.run(main())
 """
-PORTS = [*range(1, 1025), 2019, 3000, 3306, 5000, 5432, 6379, 8000, 8001, 8080, 8443, 9000, 9100, 9187, 11211, 20514]
+PORTS = [*range(1, 1025), 2019, 3000, 3306, 5000, 5432, 6379, 8000, 8001, 8080, *range(8428, 8440), 8443, 9000, 9100, 9187, 11211, 20514]
 
 
 @pytest.fixture(scope="module")
@@ -38,24 +38,40 @@ def stranger(lab, host):
     return found
 
 
-def expected(host) -> set[int]:
-    """The TCP ports that anybody may reach."""
+def expected(host, asking: str = "") -> set[int]:
+    """The TCP ports that anybody may reach, and those that the host `asking` may."""
     groups = {"web": [{"port": 80}, {"port": 443}], **wanted(host.lab, "firewall", "firewall_allow_groups")}
     entries = [entry for name in host.lab["group_names"] for entry in groups.get(name, [])]
     entries += wanted(host.lab, "firewall", "firewall_allow")
     ports = {int(entry["port"]) for entry in entries if entry.get("proto", "tcp") == "tcp" and not entry.get("from")}
-    return ports | ({22} if not wanted(host.lab, "firewall", "firewall_ssh_from") else set())
+    return ports | ({22} if not wanted(host.lab, "firewall", "firewall_ssh_from") else set()) | between(host, asking)
+
+
+def between(host, asking: str) -> set[int]:
+    """What hosts of one environment have for each other."""
+    here, store = host.lab["inventory_hostname"], host.lab["site_backup_host"]
+    databases = host.lab["groups"]["db"]
+    found = set()
+    if store and asking == store and here in databases:
+        found.add(host.lab["site_backup_database_port"])
+    if store and here == store and asking in host.lab["site_backup_clients"]:
+        found.add(host.lab["site_backup_files_port"])
+        found |= {host.lab["site_backup_repository_ports"][asking]} if asking in databases else set()
+    if host.lab["site_fleet"] and here in databases and asking in host.lab["site_web_hosts"]:
+        found.add(5432)
+    return found
 
 
 @pytest.mark.parametrize("family", ["lab_ipv4", "lab_ipv6"])
-def test_only_what_the_groups_need_answers_another_host(stranger, host, family: str) -> None:
+def test_only_what_the_groups_need_answers_another_host(lab, stranger, host, family: str) -> None:
     address = host.lab.get(family)
     if not address:
         pytest.skip(f"scan over {family[4:]}: the host has no such address here")
-    ports = sorted({*PORTS, *expected(host)})
+    answering = expected(host, another_name(lab, host.lab["inventory_hostname"]))
+    ports = sorted({*PORTS, *answering})
     found = stranger.check_output(f"python3 -c {shlex.quote(SCAN)} {address} {shlex.quote(json.dumps(ports))}")
     # A refusal is an answer too: it tells a scanner that the host is there, and that nothing guards the port.
-    assert set(json.loads(found)) == expected(host)
+    assert set(json.loads(found)) == answering
 
 
 @pytest.mark.parametrize("family", ["lab_ipv4", "lab_ipv6"])

@@ -29,8 +29,15 @@ def held(settings: Settings) -> Iterator[None]:
             release(settings)
 
 
+def forget_migrations(settings: Settings) -> None:
+    """The next run of a deploy asks the database anew which migrations it has, and applies the rest."""
+    for marker in settings.state.glob("releases/*/migrate"):
+        marker.unlink()
+
+
 def hold(settings: Settings) -> None:
     record = settings.state / "held.json"
+    forget_migrations(settings)
     running = read(record).get("units") or []
     running = sorted({*running, *units(settings)})
     write(record, {"units": running, "at": now()})

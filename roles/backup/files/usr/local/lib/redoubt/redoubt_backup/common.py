@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import json
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -102,7 +103,10 @@ def moment(text: str) -> datetime.datetime:
     try:
         found = datetime.datetime.fromisoformat(text.strip())
     except ValueError:
-        raise Refused(f"{text!r} is no time: write it as 2026-11-20 02:15:00+00:00.") from None
+        found = None
+    # A day alone would be its midnight, which is hardly what was meant.
+    if not found or not re.search(r"\d:\d", text):
+        raise Refused(f"{text!r} is no time: write it as 2026-11-20T02:15:00Z.")
     return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
 
 

@@ -37,6 +37,11 @@ def target(at: datetime.datetime | None) -> list[str]:
 
 def fetch(settings: Settings, at: datetime.datetime | None, folder: Path) -> None:
     """Restore the newest backup that leads to a time into an empty folder."""
+    backups = info(settings).get("backup", [])
+    needed = max((backup["info"]["size"] for backup in backups), default=0)
+    free = shutil.disk_usage(folder.parent).free
+    if free < needed * 1.1:
+        raise Refused(f"The database needs {needed / 1e9:.1f} GB beside what is there, and {folder.parent} has {free / 1e9:.1f} GB free: make room first.")
     folder.mkdir(mode=0o700)
     owner = pwd.getpwnam("postgres")
     os.chown(folder, owner.pw_uid, owner.pw_gid)
@@ -54,9 +59,16 @@ def recovered(settings: Settings, socket: str, alive: Callable[[], bool], log: C
             pass
         if not alive():
             # Who asks too early is told so, and that is in the log too.
-            told = [line for line in log() if "the database system is starting up" not in line]
+            told = [line for line in log() if "the database system is" not in line]
             raise Refused(f"The restored database does not start: {reason(told).rstrip('.')}.")
         time.sleep(0.2)
+
+
+def forget_recovery(data: Path) -> None:
+    """What pgBackRest has told the cluster for its recovery would be told to every one after it."""
+    path = data / "postgresql.auto.conf"
+    lines = [line for line in path.read_text().splitlines() if not line.startswith(("#", "restore_command", "recovery_target"))]
+    path.write_text("".join(f"{line}\n" for line in lines))
 
 
 def examined(settings: Settings, socket: str) -> dict:
@@ -94,7 +106,7 @@ def start_scratch(settings: Settings, name: str, archive: bool = False) -> None:
     config = f"/etc/postgresql/{settings.version}/main/postgresql.conf"
     settings_ = {"config_file": config, "data_directory": folder, "external_pid_file": folder / "external.pid", "unix_socket_directories": socket, "listen_addresses": "",
                  "archive_mode": "on" if archive else "off", "ssl": "off", "shared_buffers": "64MB", "maintenance_work_mem": "64MB", "logging_collector": "off",
-                 "log_destination": "stderr", "autovacuum": "off",
+                 "log_destination": "stderr", "log_connections": "off", "log_disconnections": "off", "autovacuum": "off",
                  "restore_command": f'pgbackrest --stanza={settings.app} --pg1-path={folder} archive-get %f "%p"'}
     command = [str(settings.bin / "postgres"), *(word for key, value in settings_.items() for word in ("-c", f"{key}={value}"))]
     call(["systemd-run", "--quiet", "--collect", f"--unit={scratch_unit(name)}", "--property=User=postgres", "--property=SupplementaryGroups=redoubt-pki",
@@ -109,7 +121,7 @@ def scratch_alive(name: str) -> bool:
 
 
 def scratch_log(name: str) -> list[str]:
-    return subprocess.run(["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=40", f"--unit={scratch_unit(name)}"],
+    return subprocess.run(["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=400", f"--unit={scratch_unit(name)}"],
                           capture_output=True, text=True, check=False).stdout.splitlines()
 
 
@@ -217,6 +229,7 @@ class InPlace:
             recovered(settings, scratch_socket(NEXT), lambda: scratch_alive(NEXT), lambda: scratch_log(NEXT))
             found = examined(settings, scratch_socket(NEXT))
             call(["systemctl", "stop", scratch_unit(NEXT)], "The restored database could not be stopped")
+            forget_recovery(new)
             if self.aside.exists():
                 shutil.rmtree(self.aside)
             write(self.record, {"phase": "swapping", "at": now()})

@@ -38,6 +38,9 @@ class Drill:
         settings, began = self.settings, time.monotonic()
         started = now()
         database.remove_scratch(settings, NAME)
+        # What is there while it runs, and after a kill.
+        write(settings.state / "drill.json", {"started": started, "ended": started, "seconds": 0, "ok": False, "backup": "", "snapshot": "",
+                                              "steps": [{"step": "end", "ok": False, "seconds": 0, "told": "It has not come to its end"}]})
         try:
             if settings.database:
                 self.step("log archived", self.archive_log)

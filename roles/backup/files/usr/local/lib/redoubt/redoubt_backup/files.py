@@ -137,6 +137,21 @@ def moved(files: dict) -> list[str]:
     return found
 
 
+def claim(settings: Settings) -> None:
+    """From now on the repository is this host's to send to: it has restored what is in it, or is told to begin anew."""
+    write(settings.state / "files-claimed.json", {"at": now()})
+
+
+def refuse_another_life(settings: Settings, command: list[str]) -> None:
+    """A host made new would send its emptiness as the newest backup of the host that it is to become again."""
+    if (settings.work / "files.json").exists() or (settings.state / "files-claimed.json").exists():
+        return
+    found = snapshots(settings, command)
+    if found:
+        raise Refused(f"{settings.store} has files that an earlier {settings.host} sent, until {found[-1]['time'][:19]}: bring them back with restore.yml, or "
+                      "begin anew with `backup.yml -e begin_anew=true`. Until then no files of this host are backed up.")
+
+
 def back_up(settings: Settings) -> str:
     """Dump, list, send. What was sent is the newest snapshot, and files.json says what came of it."""
     started = now()
@@ -150,6 +165,7 @@ def back_up(settings: Settings) -> str:
             if begun.returncode and "already" not in begun.stderr:
                 raise Refused(f"{settings.store} cannot be reached, or the passphrase is another than its repository's: "
                               f"{reason(begun.stderr.splitlines()).rstrip('.')}.")
+        refuse_another_life(settings, command)
         # Locks of a backup that was killed; those of one that runs stay.
         call([*command, "unlock"], "The repository stays locked")
         paths = sorted({path for pattern in [*settings.paths, str(settings.work)] for path in glob.glob(pattern)})
@@ -172,9 +188,11 @@ def chosen(settings: Settings, command: list[str], at: datetime.datetime | None)
     found = snapshots(settings, command)
     if not found:
         raise Refused(f"{settings.store} has no backup of the files of {settings.host}.")
-    fitting = [snapshot for snapshot in found if at is None or moment(snapshot["time"]) <= at]
+    # The date is the sender's word: one that is yet to come was sent by nobody honest, and would be the newest for ever.
+    latest = at or datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1)
+    fitting = [snapshot for snapshot in found if moment(snapshot["time"]) <= latest]
     if not fitting:
-        raise Refused(f"The oldest backup of files is of {found[0]['time'][:19]}, after {at:%Y-%m-%d %H:%M:%S%z}: choose a later time.")
+        raise Refused(f"The oldest backup of files is of {found[0]['time'][:19]}, after {latest:%Y-%m-%d %H:%M:%S%z}: choose a later time.")
     return fitting[-1]
 
 
@@ -204,7 +222,20 @@ def put_in_place(settings: Settings, at: datetime.datetime | None) -> dict:
             replace(settings, pending, moved)
         finally:
             shutil.rmtree(pending, ignore_errors=True)
+    claim(settings)
     return {"snapshot": snapshot["short_id"], "of": snapshot["time"][:19], "aside": [str(aside) for _, aside in moved if aside.exists()]}
+
+
+def adopt(found: Path, root: Path) -> None:
+    """Give restored files to the accounts of this host: a new one numbers them otherwise."""
+    was, is_ = found.stat(), root.stat() if root.exists() else found.stat()
+    if (was.st_uid, was.st_gid) == (is_.st_uid, is_.st_gid):
+        return
+    for path in [found, *found.rglob("*")]:
+        status = path.lstat()
+        os.lchown(path, is_.st_uid if status.st_uid == was.st_uid else status.st_uid, is_.st_gid if status.st_gid == was.st_gid else status.st_gid)
+        if not path.is_symlink():
+            path.chmod(status.st_mode & 0o7777)
 
 
 def replace(settings: Settings, pending: Path, moved: list[tuple[Path, Path]]) -> None:
@@ -214,6 +245,7 @@ def replace(settings: Settings, pending: Path, moved: list[tuple[Path, Path]]) -
             found = pending / str(root).lstrip("/")
             if not found.is_dir():
                 continue
+            adopt(found, root)
             aside = root.with_name(f"{root.name}.before-restore")
             if aside.exists():
                 shutil.rmtree(aside)

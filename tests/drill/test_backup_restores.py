@@ -22,6 +22,12 @@ def backups(lab):
     return found
 
 
+@pytest.fixture(autouse=True)
+def clean(backups):
+    yield
+    backups.sql("DROP TABLE IF EXISTS redoubt.drill")
+
+
 def test_a_night_is_drilled_and_listed(backups) -> None:
     word = secrets.token_hex(8)
     backups.upload(f"drill/{word}.txt", word)
@@ -58,8 +64,7 @@ def test_a_point_in_time_beside_the_service(backups) -> None:
         assert "There is a restore called look already" in backups.told(again)
     finally:
         backups.play("restore", into="look", remove=True)
-        backups.sql("DROP TABLE redoubt.drill")
-    assert backups.db.run("ls -A /var/lib/postgresql/redoubt-restored").stdout == ""
+        assert backups.db.run("ls -A /var/lib/postgresql/redoubt-restored").stdout == ""
 
 
 def test_in_place_database_and_uploads_come_back(backups, https) -> None:
@@ -83,17 +88,26 @@ def test_in_place_database_and_uploads_come_back(backups, https) -> None:
     # What was there before is aside, and the log goes on to be archived on the new timeline.
     backups.db.check_output("test -f /var/lib/postgresql/*/main.before-restore/PG_VERSION")
     backups.archived()
-    backups.sql("DROP TABLE redoubt.drill")
 
 
 def test_a_restore_that_cannot_be_leaves_what_was(backups, https) -> None:
     backups.sql("CREATE TABLE redoubt.drill AS SELECT 'here' AS word")
-    done = backups.play("restore", check=False, confirm=backups.app, part="database", at="2020-01-01 00:00:00+00:00")
+    for at, sentence in (("2020-01-01T00:00:00Z", "unable to find backup set with stop time less than"), ("2020-01-01", "'2020-01-01' is no time"),
+                         ("2100-01-01T00:00:00Z", "is yet to come")):
+        done = backups.play("restore", check=False, confirm=backups.app, part="database", at=at)
+        assert done.returncode != 0
+        assert sentence in backups.told(done), done.stdout
+    # What only turns out when the log is replayed: it does not lead that far.
+    backups.archived()
+    backups.db.check_output("systemctl stop redoubt-backup-send.service")
+    try:
+        done = backups.play("restore", check=False, confirm=backups.app, part="database", at=backups.now)
+    finally:
+        backups.db.check_output("systemctl start redoubt-backup-send.service")
     assert done.returncode != 0
-    assert "The database from before is back in its place" in backups.told(done)
+    assert "recovery ended before configured recovery target was reached. The database from before is in its place." in backups.told(done), done.stdout
     assert backups.sql("SELECT word FROM redoubt.drill") == "here"
     assert https.get(f"https://{backups.lab.vars(backups.lab.web)['app_domains'][0]}/", timeout=30).status_code == 200
-    backups.sql("DROP TABLE redoubt.drill")
 
 
 def test_what_an_owned_host_cannot_destroy(backups) -> None:
@@ -158,7 +172,6 @@ def test_nothing_can_be_read_in_the_repositories(backups) -> None:
     assert backups.store.run(f"grep --recursive --binary-files=text --files-with-matches {word} {backups.root}").stdout == ""
     # The search itself can find it.
     assert word in backups.web.run(f"grep --recursive --files-with-matches {word} /srv/{backups.app}/media").stdout
-    backups.sql("DROP TABLE redoubt.drill")
 
 
 def test_a_backup_that_fails_says_so(backups) -> None:

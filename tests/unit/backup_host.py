@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,6 +39,18 @@ if "sh" in rule:
     done = subprocess.run(["sh", "-euc", rule["sh"], name, *words], check=False)
     if done.returncode:
         sys.exit(done.returncode)
+if name == "systemctl" and not rule.get("code"):
+    units = base / "units"
+    named = [word for word in words[1:] if word.endswith((".service", ".socket", ".timer"))]
+    if words[0] == "list-units":
+        print("\n".join(f"{path.name} loaded active running x" for path in sorted(units.iterdir()) if path.name.startswith("notes")))
+    elif "is-active" in words:
+        sys.exit(0 if all((units / unit).exists() for unit in named) else 3)
+    for unit in named:
+        if words[0] in ("start", "restart"):
+            (units / unit).touch()
+        elif words[0] == "stop":
+            (units / unit).unlink(missing_ok=True)
 if rule.get("kill") == "after":
     os.kill(os.getppid(), signal.SIGKILL)
 if "out" in rule:
@@ -52,6 +67,7 @@ class Fakes:
     def __init__(self, base: Path) -> None:
         self.base, self.bin = base, base / "bin"
         self.bin.mkdir()
+        (base / "units").mkdir()
         self.rules: list[dict] = []
         self.write()
         (base / "calls").touch()
@@ -78,6 +94,9 @@ class Fakes:
     def forget(self) -> None:
         (self.base / "calls").write_text("")
 
+    def running(self) -> set[str]:
+        return {path.name for path in (self.base / "units").iterdir()}
+
     def on_path(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", f"{self.bin}:/usr/sbin:/usr/bin:/sbin:/bin")
 
@@ -93,3 +112,37 @@ def load(name: str, path: Path) -> types.ModuleType:
     finally:
         sys.dont_write_bytecode = before
     return module
+
+
+DEAD = 77
+
+
+def dies(action: Callable[[], object], at: int, calls: tuple[str, ...], processes: bool = False) -> bool:
+    """Run in a child that dies before its call number `at` of these of `os`, or before a process; false when it ended before that."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            count = 0
+
+            def wrap(original: Callable) -> Callable:
+                def call(*args: object, **kwargs: object) -> object:
+                    nonlocal count
+                    count += 1
+                    if count == at:
+                        os._exit(DEAD)
+                    return original(*args, **kwargs)
+
+                return call
+
+            for name in calls:
+                setattr(os, name, wrap(getattr(os, name)))
+            if processes:
+                subprocess.run = wrap(subprocess.run)
+            action()
+            status = 0
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, DEAD)
+    return status == DEAD

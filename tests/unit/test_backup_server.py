@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
 backup_host = importlib.import_module("backup_host")
+dies = backup_host.dies
 
 PROGRAM = backup_host.ROLES / "backup_server/files/usr/local/lib/redoubt/backup-server"
 module = backup_host.load("redoubt_backup_server", PROGRAM)
@@ -33,7 +34,6 @@ module = backup_host.load("redoubt_backup_server", PROGRAM)
 DAY, HOUR = 86400, 3600
 # A repository's user, who owns nothing else.
 THEM = 64321
-DEAD = 77
 SNAPSHOT = "ab" * 32
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="files change their owner, which only root may do")
@@ -141,35 +141,6 @@ def attack(folder: Path, commands: str) -> None:
 
 def tree(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def dies(action: Callable[[], object], at: int, calls: tuple[str, ...]) -> bool:
-    """Run in a child that dies before its change number `at`; false when it ended before that."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            count = 0
-
-            def wrap(original: Callable) -> Callable:
-                def call(*args: object, **kwargs: object) -> object:
-                    nonlocal count
-                    count += 1
-                    if count == at:
-                        os._exit(DEAD)
-                    return original(*args, **kwargs)
-
-                return call
-
-            for name in calls:
-                setattr(os, name, wrap(getattr(os, name)))
-            action()
-            status = 0
-        finally:
-            os._exit(status)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status in (0, DEAD)
-    return status == DEAD
 
 
 # --- What is kept ----------------------------------------------------------------------------------------------------
@@ -543,7 +514,7 @@ def test_killed_at_any_step_the_second_call_does_it_all(store, destroyed, clock)
         clock(60)
         module.bring_back(store.settings, destroyed, "db1")
         as_kept(store)
-        evil = [path for path in (store.root / "kept").glob("replaced-*/evil")]
+        evil = list((store.root / "kept").glob("replaced-*/evil"))
         assert len(evil) == 1, f"what was there is lost after a death at step {at}"
         assert not [path for path in (store.root / "kept").iterdir() if path.name.startswith(".")]
     assert reached > 15

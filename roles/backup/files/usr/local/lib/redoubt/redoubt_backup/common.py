@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CONFIG = Path(os.environ.get("BACKUP_CONFIG", "/etc/redoubt/backup"))
+# What is looked for at fixed places is below it: a folder, in tests.
+ROOT = Path(os.environ.get("BACKUP_ROOT", "/"))
 
 
 class Refused(Exception):
@@ -46,7 +48,7 @@ class Settings:
     @property
     def work(self) -> Path:
         """What the backup writes before it sends it; the unit's StateDirectory."""
-        return Path("/var/lib/redoubt-backup")
+        return ROOT / "var/lib/redoubt-backup"
 
     @property
     def dump(self) -> Path:
@@ -63,7 +65,7 @@ class Settings:
 
     @property
     def bin(self) -> Path:
-        return Path(f"/usr/lib/postgresql/{self.version}/bin")
+        return ROOT / f"usr/lib/postgresql/{self.version}/bin"
 
     @property
     def unit(self) -> str:
@@ -71,16 +73,16 @@ class Settings:
 
     @property
     def cluster(self) -> Path:
-        return Path(f"/var/lib/postgresql/{self.version}/main")
+        return ROOT / f"var/lib/postgresql/{self.version}/main"
 
     @property
     def scratch(self) -> Path:
         """Restores that stand beside the service, each in a folder of its name."""
-        return Path("/var/lib/postgresql/redoubt-restored")
+        return ROOT / "var/lib/postgresql/redoubt-restored"
 
     @property
     def scratch_files(self) -> Path:
-        return Path("/var/lib/redoubt-restored")
+        return ROOT / "var/lib/redoubt-restored"
 
 
 def now() -> str:
@@ -96,9 +98,9 @@ def moment(text: str) -> datetime.datetime:
     """A time as an operator gives it; without a zone it is UTC."""
     try:
         found = datetime.datetime.fromisoformat(text.strip())
-    except ValueError:
+        return (found if found.tzinfo else found.replace(tzinfo=datetime.UTC)).astimezone(datetime.UTC)
+    except (ValueError, OverflowError):
         raise Refused(f"{text!r} is no time: write it as 2026-11-20 02:15:00+00:00.") from None
-    return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
 
 
 def write(path: Path, value: object, mode: int = 0o644) -> None:
@@ -131,8 +133,11 @@ def reason(lines: list[str]) -> str:
 
 
 def as_user(name: str) -> list[str]:
-    """What stands before a command that root runs as somebody else. Not runuser, which notes a session each time."""
-    return ["setpriv", f"--reuid={name}", f"--regid={name}", "--init-groups", "--"]
+    """What stands before a command that root runs as somebody else. Not runuser, which notes a session each time.
+
+    It ends with us: a restore that went on after we were killed would write into what has been put back meanwhile.
+    """
+    return ["setpriv", "--pdeathsig=KILL", f"--reuid={name}", f"--regid={name}", "--init-groups", "--"]
 
 
 def call(command: list[str], failed: str, user: str = "", environment: dict[str, str] | None = None, allowed: tuple[int, ...] = (0,)) -> str:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from redoubt_backup.common import Refused, Settings, call, now, read, reason, sql, write
+from redoubt_backup.common import ROOT, Refused, Settings, call, now, read, reason, sql, write
 
 SEGMENT = "0123456789ABCDEF"
 
@@ -145,8 +145,11 @@ class InPlace:
         self.aside = self.cluster.with_name("main.before-restore")
         self.record = settings.state / "restore.json"
 
+    def note(self, phase: str, **more: object) -> None:
+        write(self.record, {"phase": phase, "at": now(), **more})
+
     def pending(self) -> bool:
-        return read(self.record).get("phase") == "restoring"
+        return read(self.record).get("phase") in ("stopping", "restoring")
 
     def stop(self) -> None:
         call(["systemctl", "stop", self.settings.unit], "PostgreSQL could not be stopped")
@@ -155,19 +158,23 @@ class InPlace:
         """Finish a restore that was cut off: the cluster from before is put back. Empty where there was none."""
         if not self.pending():
             return ""
-        self.stop()
-        self.put_back()
-        write(self.record, {"phase": "put back", "at": now()})
+        self.take_back("It was cut off.")
         return "A restore that was cut off has been taken back first."
 
-    def put_back(self) -> None:
-        if self.aside.exists():
-            if self.cluster.exists():
-                shutil.rmtree(self.cluster)
-            self.aside.rename(self.cluster)
+    def take_back(self, why: str) -> None:
+        """The cluster from before is in its place and runs, however far it had come. Killed, it can be done again."""
+        if read(self.record).get("phase") == "restoring":
+            self.stop()
+            if self.aside.exists():
+                if self.cluster.exists():
+                    shutil.rmtree(self.cluster)
+                self.aside.rename(self.cluster)
+        subprocess.run(["systemctl", "reset-failed", self.settings.unit], capture_output=True, check=False)
+        call(["systemctl", "start", self.settings.unit], f"{why} The database from before is in its place, but PostgreSQL did not start again with it")
+        self.note("put back", reason=why)
 
     def log(self) -> list[str]:
-        path = Path(f"/var/log/postgresql/postgresql-{self.settings.version}-main.log")
+        path = ROOT / f"var/log/postgresql/postgresql-{self.settings.version}-main.log"
         lines = path.read_text(errors="replace").splitlines()[-60:] if path.exists() else []
         # The newest reason, not one of an earlier start.
         return [line for line in reversed(lines) if "FATAL" in line or "PANIC" in line] or lines
@@ -186,16 +193,20 @@ class InPlace:
                 target.chmod(0o600)
                 os.chown(target, owner.pw_uid, owner.pw_gid)
 
+    def look(self) -> None:
+        if not info(self.settings).get("backup"):
+            raise Refused(f"{self.settings.store} has no backup of this database.")
+
     def run(self, at: datetime.datetime | None) -> dict:
-        settings = self.settings
-        # What cannot be reached is found out while the service still serves.
-        if not info(settings).get("backup"):
-            raise Refused(f"{settings.store} has no backup of this database.")
-        self.stop()
-        if self.aside.exists():
-            shutil.rmtree(self.aside)
-        write(self.record, {"phase": "restoring", "at": now(), "target": f"{at}" if at else "newest", "aside": str(self.aside)})
+        settings, wanted = self.settings, {"target": f"{at}" if at else "newest", "aside": str(self.aside)}
+        self.look()
+        # What is aside now is of a restore before this one, and not to be put back for it.
+        self.note("stopping", **wanted)
         try:
+            self.stop()
+            if self.aside.exists():
+                shutil.rmtree(self.aside)
+            self.note("restoring", **wanted)
             if self.cluster.exists():
                 self.cluster.rename(self.aside)
             fetch(settings, at, self.cluster)
@@ -205,14 +216,11 @@ class InPlace:
             subprocess.run(["systemctl", "start", settings.unit], capture_output=True, check=False)
             recovered(settings, "/run/postgresql", self.alive, self.log)
             found = examined(settings, "/run/postgresql")
-        except Refused as error:
-            self.stop()
-            self.put_back()
-            subprocess.run(["systemctl", "reset-failed", settings.unit], capture_output=True, check=False)
-            call(["systemctl", "start", settings.unit], "PostgreSQL did not start again with the data from before")
-            write(self.record, {"phase": "put back", "at": now(), "reason": str(error)})
-            raise Refused(f"{error} The database from before is back in its place.") from None
-        write(self.record, {"phase": "restored", "at": now(), "target": f"{at}" if at else "newest", "aside": str(self.aside), **found})
+        except (Refused, OSError) as error:
+            told = str(error) if isinstance(error, Refused) else f"The database was not restored: {error}."
+            self.take_back(told)
+            raise Refused(f"{told} The database from before is back in its place.") from None
+        self.note("restored", **wanted, **found)
         return {**found, "aside": str(self.aside)}
 
 
@@ -232,8 +240,8 @@ def units(settings: Settings) -> list[str]:
 def held(settings: Settings) -> Iterator[None]:
     """Nothing of the application runs; what ran before runs again after, also if the run between the two was killed."""
     record = settings.state / "held.json"
-    hold(settings)
     try:
+        hold(settings)
         yield
     finally:
         if record.exists():
@@ -256,8 +264,15 @@ def release(settings: Settings) -> None:
     record = settings.state / "held.json"
     running = read(record).get("units") or []
     known = [name for name in running if not name.startswith(f"{settings.app}-build-")]
+    failed = ""
+    # One that does not start again is no reason for the others to stand still.
     for kind in (".socket", ".service", ".timer"):
         names = [name for name in known if name.endswith(kind)]
-        if names:
-            call(["systemctl", "start", *names], "The application was not started again")
+        try:
+            if names:
+                call(["systemctl", "start", *names], "The application was not started again")
+        except Refused as error:
+            failed = failed or str(error)
+    if failed:
+        raise Refused(failed)
     record.unlink(missing_ok=True)

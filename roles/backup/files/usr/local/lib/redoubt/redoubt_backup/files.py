@@ -14,7 +14,7 @@ import subprocess
 from pathlib import Path
 from typing import Self
 
-from redoubt_backup.common import Refused, Settings, call, moment, now, reason, restic, snapshots, sql, write
+from redoubt_backup.common import Refused, Settings, call, moment, now, read, reason, restic, snapshots, sql, write
 
 # Every table that people or the application can have put rows into.
 COUNTS = """
@@ -187,39 +187,54 @@ def fetch(settings: Settings, at: datetime.datetime | None, target: Path, only: 
     return snapshot
 
 
+def aside_of(root: Path) -> Path:
+    return root.with_name(f"{root.name}.before-restore")
+
+
+def put_back(pending: Path) -> None:
+    """The folders from before, as far as they had been put aside: `placing.json` says which there were. Killed, it can be done again."""
+    for name, was in read(pending / "placing.json").items():
+        root = Path(name)
+        if aside_of(root).exists() if was else not (pending / name.lstrip("/")).exists():
+            if root.exists():
+                shutil.rmtree(root)
+            if was:
+                aside_of(root).rename(root)
+    (pending / "placing.json").unlink(missing_ok=True)
+
+
 def put_in_place(settings: Settings, at: datetime.datetime | None) -> dict:
     """Uploads and data as they were. They are fetched beside what is there, which is put aside by one rename each, and comes back if one fails."""
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
     pending = settings.media.parent / f".restoring-{stamp}"
+    # Of a run that was killed.
     for path in settings.media.parent.glob(".restoring-*"):
+        put_back(path)
         shutil.rmtree(path)
     for root in settings.roots:
         if os.path.ismount(root):
             raise Refused(f"{root} is a mounted file system, which cannot be put aside: restore beside it (`-e into=restored`) and copy.")
-    snapshot = fetch(settings, at, pending, settings.roots)
-    moved = []
     try:
-        for root in settings.roots:
-            found = pending / str(root).lstrip("/")
-            if not found.is_dir():
-                continue
-            aside = root.with_name(f"{root.name}.before-restore")
-            if aside.exists():
-                shutil.rmtree(aside)
+        snapshot = fetch(settings, at, pending, settings.roots)
+        placed = [root for root in settings.roots if (pending / str(root).lstrip("/")).is_dir()]
+        for root in placed:
+            if aside_of(root).exists():
+                shutil.rmtree(aside_of(root))
+        write(pending / "placing.json", {str(root): root.exists() for root in placed})
+        for root in placed:
             if root.exists():
-                root.rename(aside)
-            moved.append((root, aside))
-            found.rename(root)
+                root.rename(aside_of(root))
+            (pending / str(root).lstrip("/")).rename(root)
+        (pending / "placing.json").unlink()
     except OSError as error:
-        for root, aside in reversed(moved):
-            if aside.exists():
-                if root.exists():
-                    shutil.rmtree(root)
-                aside.rename(root)
-        raise Refused(f"The files were not put in place, and those from before are back: {error}.") from error
-    finally:
+        put_back(pending)
         shutil.rmtree(pending, ignore_errors=True)
-    return {"snapshot": snapshot["short_id"], "of": snapshot["time"][:19], "aside": [str(aside) for _, aside in moved if aside.exists()]}
+        raise Refused(f"The files were not put in place, and those from before are back: {error}.") from error
+    except Refused:
+        shutil.rmtree(pending, ignore_errors=True)
+        raise
+    shutil.rmtree(pending, ignore_errors=True)
+    return {"snapshot": snapshot["short_id"], "of": snapshot["time"][:19], "aside": [str(aside_of(root)) for root in placed if aside_of(root).exists()]}
 
 
 def compared(manifest: dict, target: Path, moved: list[str]) -> list[str]:

@@ -470,6 +470,8 @@ def as_kept(store: Store) -> None:
 
 @needs_root
 def test_a_repository_becomes_what_was_kept_and_what_it_was_is_put_aside(store, destroyed) -> None:
+    # As where the users have other numbers than the host had that is no more.
+    os.chown(store.kept()[0] / "database/db1/archive/seg", 0, THEM + 1)
     assert module.bring_back(store.settings, destroyed, "db1") == f"db1: as kept at {destroyed}"
     as_kept(store)
     aside = sorted((store.root / "kept").glob("replaced-*"))
@@ -529,8 +531,9 @@ def test_servers_that_do_not_stop_are_said_before_anything_is_moved(store, destr
 
 
 @needs_root
-@pytest.mark.parametrize("words", [("2020-01-01T000000Z", "db1"), ("", "db1"), (".", "db1"), ("../kept", "db1"), ("{kept}", "web9"), ("{kept}", "")])
+@pytest.mark.parametrize("words", [("2020-01-01T000000Z", "db1"), ("", "db1"), (".", "db1"), ("../kept", "db1"), (".{kept}", "db1"), ("{kept}", "web9"), ("{kept}", "")])
 def test_what_was_not_kept_is_a_sentence(store, destroyed, words) -> None:
+    shutil.copytree(store.kept()[0], store.kept()[0].with_name(f".{destroyed}"))
     when, host = (word.replace("{kept}", destroyed) for word in words)
     with pytest.raises(module.Refused, match="^Nothing of .*was kept at .*: backups.yml lists what there is.$"):
         module.bring_back(store.settings, when, host)

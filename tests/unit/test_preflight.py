@@ -536,6 +536,14 @@ def test_groups_with_backups(groups, sentence):
     assert len(found) == 1 and found[0].startswith(sentence) if sentence else found == [], found
 
 
+def test_no_admins_certificate_is_called_like_a_host_that_is_backed_up():
+    listed = [{"name": "app1", "serial": "0A", "until": "2027-01-01", "revoked": ""}, {"name": "alice", "serial": "0B", "until": "2027-01-01", "revoked": ""}]
+    found = problems(app_admin_certificates=listed, site_backup_clients=["app1"])
+    assert len(found) == 1 and found[0].startswith("app_admin_certificates[0].name is 'app1', which is a host's name and opens that host's backups: revoke it")
+    assert problems(app_admin_certificates=listed, site_backup_clients=[]) == []
+    assert problems(app_admin_certificates=[{**listed[0], "revoked": "2026-11-26"}], site_backup_clients=["app1"]) == []
+
+
 def test_who_keeps_backups_knows_whom_to_reach():
     groups = {"web": ["app1"], "db": ["app1"], "backups": ["store1"]}
     values = {"site_addresses": {"app1": ["192.0.2.1"], "store1": []}}

@@ -45,15 +45,18 @@ class ActionModule(ActionBase):
         if args["issue"] and args["revoke"]:
             raise AnsibleActionFail("Name one to issue or one to revoke, not both: a new one takes two runs.")
         if args["issue"]:
-            return self._issue(args, register, listed, today)
+            return self._issue(args, register, listed, today, (task_vars or {}).get("groups", {}).get("all", []))
         if args["revoke"]:
             return self._revoke(args["revoke"], register, listed, today)
         return {"changed": False, "certificates": listed, "msg": f"{len(listed)} in {register}"}
 
-    def _issue(self, args: dict, register: Path, listed: list[dict], now: datetime.datetime) -> dict:
+    def _issue(self, args: dict, register: Path, listed: list[dict], now: datetime.datetime, hosts: list[str]) -> dict:
         name = args["issue"]
         if not NAME.fullmatch(name):
             raise AnsibleActionFail(f"issue is {name!r}, but must be a letter or digit, then up to 62 of a-z, 0-9, dot, dash and underscore.")
+        if name in hosts:
+            raise AnsibleActionFail(f"issue is {name!r}, which is a host of the inventory: its certificate would open what is the host's, such as its "
+                                    "backups. Give the person another name.")
         if args["days"] < 1:
             raise AnsibleActionFail(f"days is {args['days']}, but must be 1 or more.")
         good = next((each for each in listed if each["name"] == name and not each["revoked"] and each["until"] >= f"{now:%Y-%m-%d}"), None)

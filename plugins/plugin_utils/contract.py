@@ -1070,6 +1070,9 @@ def app_admin_certificates(value, values):
         elif serial in seen:
             yield f"names {serial} a second time: remove one", (index, "serial")
         seen.add(serial)
+        # The same CA signs both, and the door of the backups goes by the name.
+        if entry["name"] in values.get("site_backup_clients", []) and not entry.get("revoked"):
+            yield f"is {entry['name']!r}, which is a host's name and opens that host's backups: revoke it, and give the person another", (index, "name")
 
 
 @rule("app_static", "app_media")

@@ -65,7 +65,7 @@ def take(ca, register, tmp_path, monkeypatch):
         words = {"issue": "", "to": "", "days": 365, "revoke": "", "register": str(register), **ca, **words}
         action.validate_argument_spec = lambda spec: (None, words)
         assert set(words) == set(plugin.ARGUMENTS)
-        return action.run(task_vars={})
+        return action.run(task_vars={"groups": {"all": ["app1", "store1"], "web": ["app1"]}})
 
     return run
 
@@ -145,6 +145,7 @@ def test_without_a_word_they_are_listed(take, register) -> None:
         ({"issue": "Alice B."}, "issue is 'Alice B.', but must be"),
         ({"issue": "../alice"}, "issue is '../alice', but must be"),
         ({"issue": "alice", "days": 0}, "days is 0"),
+        ({"issue": "store1"}, "issue is 'store1', which is a host of the inventory: its certificate would open what is the host's"),
         ({"issue": "alice", "ca_key": "x"}, "pki_ca_key is no private key"),
         ({"revoke": "carol"}, "called 'carol'; there are: bob"),
         ({"issue": "bob"}, "bob has a certificate that is good until"),

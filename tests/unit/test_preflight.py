@@ -489,9 +489,91 @@ def test_hosts_of_one_site_have_in_common_what_they_must():
     assert found == ["base_addresses of db1 is empty and its ansible_host no address, but other hosts must reach it: list the addresses they know it by."]
 
 
+# --- Backups ---------------------------------------------------------------------------------------------------------
+
+PASS, OTHER_PASS = "k3Qx81hfT0pzLwGvk3Qxm", "Zw7r-2mVnWkX4yLbT9cMq"
+BACKED_UP = {"site_backup_host": "store1", "app_backup_database_pass": PASS, "app_backup_files_pass": OTHER_PASS}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentences"),
+    [
+        ({}, []),
+        ({"app_backup_database_pass": "short"}, ["app_backup_database_pass must be 20 random ASCII characters or more"]),
+        ({"app_backup_files_pass": ""}, ["app_backup_files_pass must be 20 random ASCII characters or more"]),
+        ({"app_backup_files_pass": "ü3Qx81hfT0pzLwGvk3Qxm"}, ["app_backup_files_pass must be 20 random ASCII characters or more"]),
+        ({"app_backup_files_pass": "k3Qx81hfT0pz\nwGvk3Qxm"}, ["app_backup_files_pass must be 20 random ASCII characters or more"]),
+        ({"app_backup_files_pass": "abababababababababababab"}, ["app_backup_files_pass must be 20 random ASCII characters or more"]),
+        ({"app_backup_files_pass": PASS}, ["app_backup_files_pass is the same as app_backup_database_pass"]),
+        ({"site_backup_host": "", "app_backup_database_pass": "", "app_backup_files_pass": ""}, []),
+    ],
+)
+def test_passphrases_of_the_backups(changes, sentences):
+    found = problems(**{**BACKED_UP, **changes})
+    assert [sentence for sentence in found if not any(sentence.startswith(wanted) for wanted in sentences)] == [], found
+    assert len(found) == len(sentences)
+    assert not [sentence for sentence in found if changes.get("app_backup_files_pass") and changes["app_backup_files_pass"] in sentence]
+
+
+@pytest.mark.parametrize(
+    ("groups", "sentence"),
+    [
+        ({"backups": ["store1", "store2"], "logs": ["store1", "store2"]}, "The group backups has store1 and store2, but one host keeps the backups of an environment"),
+        ({"web": ["App1"], "db": ["App1"]}, "App1 has backups, which are kept by a unix user called after it"),
+        ({"web": ["app1.test"], "db": ["app1.test"]}, "app1.test has backups"),
+        ({"web": ["a" * 25], "db": ["a" * 25]}, f"{'a' * 25} has backups"),
+        ({"web": ["1app"], "db": ["1app"]}, "1app has backups"),
+        ({"web": ["app_1"], "db": ["app_1"]}, "app_1 has backups"),
+        ({"web": ["a" * 24], "db": ["a" * 24]}, None),
+        # Without backups any name will do, and so will any of the host that keeps them.
+        ({"web": ["app1.test"], "db": ["app1.test"], "backups": None}, None),
+        ({"backups": ["Store.1"], "logs": ["Store.1"]}, None),
+    ],
+)
+def test_groups_with_backups(groups, sentence):
+    groups = {name: hosts for name, hosts in {**GROUPS, **groups}.items() if hosts is not None}
+    found = list(contract.check_groups(groups, {host for name in contract.GROUPS for host in groups.get(name, [])}))
+    assert len(found) == 1 and found[0].startswith(sentence) if sentence else found == [], found
+
+
+def test_no_admins_certificate_is_called_like_a_host_that_is_backed_up():
+    listed = [{"name": "app1", "serial": "0A", "until": "2027-01-01", "revoked": ""}, {"name": "alice", "serial": "0B", "until": "2027-01-01", "revoked": ""}]
+    found = problems(app_admin_certificates=listed, site_backup_clients=["app1"])
+    assert len(found) == 1 and found[0].startswith("app_admin_certificates[0].name is 'app1', which is a host's name and opens that host's backups: revoke it")
+    assert problems(app_admin_certificates=listed, site_backup_clients=[]) == []
+    assert problems(app_admin_certificates=[{**listed[0], "revoked": "2026-11-26"}], site_backup_clients=["app1"]) == []
+
+
+def test_who_keeps_backups_knows_whom_to_reach():
+    groups = {"web": ["app1"], "db": ["app1"], "backups": ["store1"]}
+    values = {"site_addresses": {"app1": ["192.0.2.1"], "store1": []}}
+    found = list(contract.check_addresses(groups, {"app1": values}))
+    assert len(found) == 1 and found[0].startswith("base_addresses of store1 is empty and its ansible_host no address")
+    assert list(contract.check_addresses(groups, {"app1": {"site_addresses": {"app1": ["192.0.2.1"], "store1": ["192.0.2.2"]}}})) == []
+
+
+def test_a_database_and_its_backups_are_on_one_release():
+    groups = {"web": ["app1"], "db": ["db1"], "backups": ["store1"]}
+    same = {"app1": "12", "db1": "13", "store1": "13"}
+    assert list(contract.check_backup_platforms(groups, same)) == []
+    (found,) = contract.check_backup_platforms(groups, {**same, "store1": "12"})
+    assert found.startswith("db1 runs Debian 13 and store1, which keeps its backups, Debian 12") and found.endswith("bring both to the same release")
+    assert list(contract.check_backup_platforms({"db": ["db1"]}, same)) == []
+    # Of a host that is not in the play nothing is known.
+    assert list(contract.check_backup_platforms(groups, {"db1": "13"})) == []
+
+
+def test_who_gets_the_roles_of_the_backups():
+    assert {"pki", "backup"} <= contract.roles_of(["db"], backups=True) and "backup_server" not in contract.roles_of(["db"], backups=True)
+    assert {"pki", "backup"} <= contract.roles_of(["web"], backups=True)
+    assert {"pki", "backup_server"} <= contract.roles_of(["backups"], backups=True) and "backup" not in contract.roles_of(["backups"], backups=True)
+    assert not {"pki", "backup", "backup_server"} & contract.roles_of(["web", "db", "logs", "backups"])
+    assert not {"pki", "backup", "backup_server"} & contract.roles_of(["logs"], backups=True)
+
+
 def test_every_role_belongs_to_a_group():
     """A role that the table forgets would never be validated."""
-    assigned = contract.EVERY_HOST.union(*contract.GROUP_ROLES.values(), *contract.FLEET_ROLES.values())
+    assigned = contract.EVERY_HOST.union(*contract.GROUP_ROLES.values(), *contract.FLEET_ROLES.values(), *contract.BACKUP_ROLES.values())
     assert {path.name for path in (ROOT / "roles").iterdir() if path.is_dir()} <= assigned
 
 
@@ -560,7 +642,7 @@ INVENTORY = {
     "base_admins": [{"name": "ops", "keys": [PUBLIC]}],
     "ansible_user": "ops",
 }
-HOSTS = {"web": {"hosts": {"app1": None}}, "db": {"hosts": {"app1": None}}, "logs": {"hosts": {"store1": None}}, "backups": {"hosts": {"store1": None}}}
+HOSTS = {"web": {"hosts": {"app1": None}}, "db": {"hosts": {"app1": None}}, "logs": {"hosts": {"store1": None}}}
 
 
 class Run:
@@ -639,7 +721,7 @@ def test_secret_values_are_never_shown(run):
 
 def test_places_of_single_hosts(run):
     run.hosts["web"]["hosts"]["app1"] = {"app_max_body_size": "10MB"}
-    run.hosts["backups"]["hosts"]["store1"] = {"app_nme": "x"}
+    run.hosts["logs"]["hosts"]["store1"] = {"app_nme": "x"}
     run.hosts["db"]["hosts"]["app2"] = {"ansible_host": "192.0.2.1"}
     run.hosts["web"]["hosts"]["app2"] = {}
     run.hosts["logs"]["hosts"]["app3"] = {"ansible_host": "192.0.2.1"}
@@ -660,6 +742,37 @@ def test_the_environments_own_ca_is_asked_for_where_it_signs(run):
     run.variables["app_admin_client_ca"] = "environment"
     answer = run()
     assert "pki_ca_certificate is required" in answer.stdout and "vault_pki_ca_key is not defined" in answer.stdout
+
+
+BACKED_UP_HOSTS = {
+    "web": {"hosts": {"app1": {"base_addresses": ["192.0.2.1"]}}}, "db": {"hosts": {"app1": None}}, "backups": {"hosts": {"store1": {"base_addresses": ["192.0.2.2"]}}},
+}
+
+
+def test_what_backups_take_from_the_vault_is_asked_for_by_its_name(run):
+    run.hosts = copy.deepcopy(BACKED_UP_HOSTS)
+    answer = run()
+    assert answer.returncode != 0 and "first-change" not in answer.stdout
+    for sentence in ("pki_ca_certificate is required", "vault_pki_ca_key is not defined, but pki_ca_key", "vault_backup_database_pass is not defined, but app_backup_database_pass",
+                     "vault_backup_files_pass is not defined, but app_backup_files_pass"):
+        assert sentence in answer.stdout, answer.stdout
+    assert answer.stdout.count("vault_backup_files_pass is not defined") == 1
+
+
+def test_backups_with_all_they_need_pass(run):
+    run.hosts = copy.deepcopy(BACKED_UP_HOSTS)
+    authority = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(authority.public_key()).serial_number(1)
+    builder = builder.not_valid_before(now).not_valid_after(now + datetime.timedelta(days=3650)).add_extension(x509.BasicConstraints(True, 0), True)
+    run.variables |= {"vault_backup_database_pass": PASS, "vault_backup_files_pass": OTHER_PASS,
+                      "pki_ca_certificate": builder.sign(authority, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode(),
+                      "vault_pki_ca_key": authority.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()}
+    answer = run()
+    assert answer.returncode == 0 and "first-change" in answer.stdout, answer.stdout
+    del run.hosts["backups"]["hosts"]["store1"]["base_addresses"]
+    assert "base_addresses of store1 is empty and its ansible_host no address" in run().stdout
 
 
 def test_the_operating_system_from_facts(run):

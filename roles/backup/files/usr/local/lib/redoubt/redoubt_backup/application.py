@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from redoubt_backup.common import Settings, call, now, read, write
+from redoubt_backup.common import Refused, Settings, call, now, read, write
 
 
 def units(settings: Settings) -> list[str]:
@@ -21,8 +21,8 @@ def units(settings: Settings) -> list[str]:
 def held(settings: Settings) -> Iterator[None]:
     """Nothing of the application runs; what ran before runs again after, also if the run between the two was killed."""
     record = settings.state / "held.json"
-    hold(settings)
     try:
+        hold(settings)
         yield
     finally:
         if record.exists():
@@ -52,8 +52,15 @@ def release(settings: Settings) -> None:
     record = settings.state / "held.json"
     running = read(record).get("units") or []
     known = [name for name in running if not name.startswith(f"{settings.app}-build-")]
+    failed = ""
+    # One that does not start again is no reason for the others to stand still.
     for kind in (".socket", ".service", ".timer"):
         names = [name for name in known if name.endswith(kind)]
-        if names:
-            call(["systemctl", "start", *names], "The application was not started again")
+        try:
+            if names:
+                call(["systemctl", "start", *names], "The application was not started again")
+        except Refused as error:
+            failed = failed or str(error)
+    if failed:
+        raise Refused(failed)
     record.unlink(missing_ok=True)

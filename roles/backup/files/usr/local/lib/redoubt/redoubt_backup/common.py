@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CONFIG = Path(os.environ.get("BACKUP_CONFIG", "/etc/redoubt/backup"))
+# What is looked for at fixed places is below it: a folder, in tests.
+ROOT = Path(os.environ.get("BACKUP_ROOT", "/"))
 
 
 class Refused(Exception):
@@ -47,7 +49,7 @@ class Settings:
     @property
     def work(self) -> Path:
         """What the backup writes before it sends it; the unit's StateDirectory."""
-        return Path("/var/lib/redoubt-backup")
+        return ROOT / "var/lib/redoubt-backup"
 
     @property
     def dump(self) -> Path:
@@ -64,7 +66,7 @@ class Settings:
 
     @property
     def bin(self) -> Path:
-        return Path(f"/usr/lib/postgresql/{self.version}/bin")
+        return ROOT / f"usr/lib/postgresql/{self.version}/bin"
 
     @property
     def unit(self) -> str:
@@ -72,21 +74,21 @@ class Settings:
 
     @property
     def cluster(self) -> Path:
-        return Path(f"/var/lib/postgresql/{self.version}/main")
+        return ROOT / f"var/lib/postgresql/{self.version}/main"
 
     @property
     def spool(self) -> Path:
         """Segments of the log that are on their way."""
-        return Path("/var/lib/postgresql/pgbackrest-spool")
+        return ROOT / "var/lib/postgresql/pgbackrest-spool"
 
     @property
     def scratch(self) -> Path:
         """Restores that stand beside the service, each in a folder of its name."""
-        return Path("/var/lib/postgresql/redoubt-restored")
+        return ROOT / "var/lib/postgresql/redoubt-restored"
 
     @property
     def scratch_files(self) -> Path:
-        return Path("/var/lib/redoubt-restored")
+        return ROOT / "var/lib/redoubt-restored"
 
 
 def now() -> str:
@@ -102,12 +104,12 @@ def moment(text: str) -> datetime.datetime:
     """A time as an operator gives it; without a zone it is UTC."""
     try:
         found = datetime.datetime.fromisoformat(text.strip())
-    except ValueError:
-        found = None
-    # A day alone would be its midnight, which is hardly what was meant.
-    if not found or not re.search(r"\d:\d", text):
-        raise Refused(f"{text!r} is no time: write it as 2026-11-20T02:15:00Z.")
-    return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
+        # A day alone would be its midnight, which is hardly what was meant.
+        if not re.search(r"\d:\d", text):
+            raise ValueError
+        return (found if found.tzinfo else found.replace(tzinfo=datetime.UTC)).astimezone(datetime.UTC)
+    except (ValueError, OverflowError):
+        raise Refused(f"{text!r} is no time: write it as 2026-11-20T02:15:00Z.") from None
 
 
 def write(path: Path, value: object, mode: int = 0o644) -> None:
@@ -140,8 +142,11 @@ def reason(lines: list[str]) -> str:
 
 
 def as_user(name: str) -> list[str]:
-    """What stands before a command that root runs as somebody else. Not runuser, which notes a session each time."""
-    return ["setpriv", f"--reuid={name}", f"--regid={name}", "--init-groups", "--"]
+    """What stands before a command that root runs as somebody else. Not runuser, which notes a session each time.
+
+    It ends with us: a restore that went on after we were killed would write into what has been put back meanwhile.
+    """
+    return ["setpriv", "--pdeathsig=KILL", f"--reuid={name}", f"--regid={name}", "--init-groups", "--"]
 
 
 def call(command: list[str], failed: str, user: str = "", environment: dict[str, str] | None = None, allowed: tuple[int, ...] = (0,)) -> str:

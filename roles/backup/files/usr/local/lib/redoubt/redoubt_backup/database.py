@@ -165,32 +165,37 @@ class InPlace:
         self.aside = self.cluster.with_name("main.before-restore")
         self.record = settings.state / "restore.json"
 
+    def note(self, phase: str, **more: object) -> None:
+        write(self.record, {"phase": phase, "at": now(), **more})
+
     def pending(self) -> bool:
-        return read(self.record).get("phase") == "swapping"
+        return read(self.record).get("phase") in ("replaying", "swapping")
+
+    def stop(self) -> None:
+        call(["systemctl", "stop", self.settings.unit], "PostgreSQL could not be stopped")
+
+    def start(self, failed: str) -> None:
+        subprocess.run(["systemctl", "reset-failed", self.settings.unit], capture_output=True, check=False)
+        call(["systemctl", "start", self.settings.unit], failed)
 
     def mend(self) -> str:
         """Take back a swap that was cut off. Empty where there was none."""
         remove_scratch(self.settings, NEXT)
         if not self.pending():
             return ""
-        self.stop()
-        self.put_back()
-        self.start()
-        write(self.record, {"phase": "put back", "at": now()})
+        self.take_back("It was cut off.")
         return "A restore that was cut off has been taken back first."
 
-    def stop(self) -> None:
-        call(["systemctl", "stop", self.settings.unit], "PostgreSQL could not be stopped")
-
-    def start(self) -> None:
-        subprocess.run(["systemctl", "reset-failed", self.settings.unit], capture_output=True, check=False)
-        call(["systemctl", "start", self.settings.unit], "PostgreSQL did not start")
-
-    def put_back(self) -> None:
-        if self.aside.exists():
-            if self.cluster.exists():
-                shutil.rmtree(self.cluster)
-            self.aside.rename(self.cluster)
+    def take_back(self, why: str) -> None:
+        """The cluster from before is in its place and runs, however far it had come. Killed, it can be done again."""
+        if read(self.record).get("phase") == "swapping":
+            self.stop()
+            if self.aside.exists():
+                if self.cluster.exists():
+                    shutil.rmtree(self.cluster)
+                self.aside.rename(self.cluster)
+        self.start(f"{why} The database from before is in its place, but PostgreSQL did not start again with it")
+        self.note("put back", reason=why)
 
     def bring_segments(self, target: Path) -> None:
         """Segments that have not reached the repository: with them nothing is missing that had been committed."""
@@ -203,25 +208,30 @@ class InPlace:
                     new.chmod(0o600)
                     os.chown(new, owner.pw_uid, owner.pw_gid)
 
+    def look(self) -> None:
+        if not info(self.settings).get("backup"):
+            raise Refused(f"{self.settings.store} has no backup of this database.")
+
     def run(self, at: datetime.datetime | None) -> dict:
         settings = self.settings
         # What cannot be reached is found out while the service still serves, and what takes long is done meanwhile.
-        if not info(settings).get("backup"):
-            raise Refused(f"{settings.store} has no backup of this database.")
+        self.look()
         new = make_scratch(settings, NEXT)
         try:
             fetch(settings, at, new)
             with held(settings):
                 return self.replace(at, new)
+        except OSError as error:
+            raise Refused(f"The database was not restored: {error}. The one from before is in its place.") from None
         finally:
             remove_scratch(settings, NEXT)
 
     def replace(self, at: datetime.datetime | None, new: Path) -> dict:
         """With the application still: replay the log, look at the result, and swap."""
-        settings = self.settings
-        self.stop()
-        swapped = False
+        settings, wanted = self.settings, {"target": f"{at}" if at else "newest", "aside": str(self.aside)}
+        self.note("replaying", **wanted)
         try:
+            self.stop()
             if at is None:
                 self.bring_segments(new / "pg_wal")
             # Its new timeline is archived from the beginning, as the service's will be.
@@ -230,21 +240,18 @@ class InPlace:
             found = examined(settings, scratch_socket(NEXT))
             call(["systemctl", "stop", scratch_unit(NEXT)], "The restored database could not be stopped")
             forget_recovery(new)
+            # What is aside now is of a restore before this one, and not to be put back for it.
             if self.aside.exists():
                 shutil.rmtree(self.aside)
-            write(self.record, {"phase": "swapping", "at": now()})
-            swapped = True
+            self.note("swapping", **wanted)
             if self.cluster.exists():
                 self.cluster.rename(self.aside)
             new.rename(self.cluster)
-            self.start()
+            self.start("PostgreSQL does not start with the restored data")
             examined(settings, "/run/postgresql")
-        except Refused as error:
-            if swapped:
-                self.stop()
-                self.put_back()
-            self.start()
-            write(self.record, {"phase": "put back", "at": now(), "reason": str(error)})
-            raise Refused(f"{error} The database from before is in its place.") from None
-        write(self.record, {"phase": "restored", "at": now(), "target": f"{at}" if at else "newest", "aside": str(self.aside), **found})
+        except (Refused, OSError) as error:
+            told = str(error) if isinstance(error, Refused) else f"The database was not restored: {error}."
+            self.take_back(told)
+            raise Refused(f"{told} The database from before is in its place.") from None
+        self.note("restored", **wanted, **found)
         return {**found, "aside": str(self.aside)}

@@ -30,6 +30,8 @@ class Drill:
             told, good = what(), True
         except Refused as error:
             told, good = str(error), False
+        except Exception as error:  # noqa: BLE001 (what nobody has thought of is a failed drill too, and is written down as one)
+            told, good = f"{type(error).__name__}: {error}", False
         self.steps.append({"step": name, "ok": good, "seconds": round(time.monotonic() - began, 1), "told": told})
         print(f"{'ok' if good else 'FAILED'}  {name}: {told}", flush=True)
         return good

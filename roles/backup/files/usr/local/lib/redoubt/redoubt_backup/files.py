@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from redoubt_backup.application import held
-from redoubt_backup.common import Refused, Settings, call, moment, now, reason, restic, snapshots, sql, write
+from redoubt_backup.common import Refused, Settings, call, moment, now, read, reason, restic, snapshots, sql, write
 
 # Every table that people or the application can have put rows into.
 COUNTS = """
@@ -206,24 +206,42 @@ def fetch(settings: Settings, at: datetime.datetime | None, target: Path, only: 
     return snapshot
 
 
+def aside_of(root: Path) -> Path:
+    return root.with_name(f"{root.name}.before-restore")
+
+
+def put_back(pending: Path) -> None:
+    """The folders from before, as far as they had been put aside: `placing.json` says which there were. Killed, it can be done again."""
+    for name, was in read(pending / "placing.json").items():
+        root = Path(name)
+        if aside_of(root).exists() if was else not (pending / name.lstrip("/")).exists():
+            if root.exists():
+                shutil.rmtree(root)
+            if was:
+                aside_of(root).rename(root)
+    (pending / "placing.json").unlink(missing_ok=True)
+
+
 def put_in_place(settings: Settings, at: datetime.datetime | None) -> dict:
     """Uploads and data as they were: fetched beside what is there while the application runs, swapped while it stands still."""
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
     pending = settings.media.parent / f".restoring-{stamp}"
+    # Of a run that was killed.
     for path in settings.media.parent.glob(".restoring-*"):
+        put_back(path)
         shutil.rmtree(path)
     for root in settings.roots:
         if os.path.ismount(root):
             raise Refused(f"{root} is a mounted file system, which cannot be put aside: restore beside it (`-e into=restored`) and copy.")
-    snapshot = fetch(settings, at, pending, settings.roots)
-    moved = []
-    with held(settings):
-        try:
-            replace(settings, pending, moved)
-        finally:
+    try:
+        snapshot = fetch(settings, at, pending, settings.roots)
+        with held(settings):
+            placed = replace(settings, pending)
+    finally:
+        if not (pending / "placing.json").exists():
             shutil.rmtree(pending, ignore_errors=True)
     claim(settings)
-    return {"snapshot": snapshot["short_id"], "of": snapshot["time"][:19], "aside": [str(aside) for _, aside in moved if aside.exists()]}
+    return {"snapshot": snapshot["short_id"], "of": snapshot["time"][:19], "aside": [str(aside_of(root)) for root in placed if aside_of(root).exists()]}
 
 
 def adopt(found: Path, root: Path) -> None:
@@ -238,28 +256,24 @@ def adopt(found: Path, root: Path) -> None:
             path.chmod(status.st_mode & 0o7777)
 
 
-def replace(settings: Settings, pending: Path, moved: list[tuple[Path, Path]]) -> None:
-    """Swap each folder with the restored one; all of them or none."""
+def replace(settings: Settings, pending: Path) -> list[Path]:
+    """Swap each folder with the restored one; all of them or none. Which."""
+    placed = [root for root in settings.roots if (pending / str(root).lstrip("/")).is_dir()]
     try:
-        for root in settings.roots:
-            found = pending / str(root).lstrip("/")
-            if not found.is_dir():
-                continue
-            adopt(found, root)
-            aside = root.with_name(f"{root.name}.before-restore")
-            if aside.exists():
-                shutil.rmtree(aside)
+        for root in placed:
+            adopt(pending / str(root).lstrip("/"), root)
+            if aside_of(root).exists():
+                shutil.rmtree(aside_of(root))
+        write(pending / "placing.json", {str(root): root.exists() for root in placed})
+        for root in placed:
             if root.exists():
-                root.rename(aside)
-            moved.append((root, aside))
-            found.rename(root)
+                root.rename(aside_of(root))
+            (pending / str(root).lstrip("/")).rename(root)
+        (pending / "placing.json").unlink()
     except OSError as error:
-        for root, aside in reversed(moved):
-            if aside.exists():
-                if root.exists():
-                    shutil.rmtree(root)
-                aside.rename(root)
+        put_back(pending)
         raise Refused(f"The files were not put in place, and those from before are back: {error}.") from error
+    return placed
 
 
 def compared(manifest: dict, target: Path, moved: list[str]) -> list[str]:

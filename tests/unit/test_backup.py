@@ -1,0 +1,1029 @@
+"""The program that backs a host up and restores it: whatever fails or is killed, the data from before or the restored is in place, whole, and runs.
+
+PostgreSQL, pgBackRest, restic and systemd are small scripts here; what they really do is seen in the lab's drills.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import http.server
+import importlib
+import json
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+backup_host = importlib.import_module("backup_host")
+dies = backup_host.dies
+
+FILES = backup_host.ROLES / "backup/files/usr/local/lib/redoubt"
+ALERT = backup_host.ROLES / "base/files/usr/local/lib/redoubt/alert"
+UNIT = "postgresql@17-main.service"
+APP = {"notes@blue.service", "notes@blue.socket", "notes-worker.service", "notes-prune.timer"}
+SEGMENTS = [f"00000001000000000000000{number}" for number in (3, 4)]
+LOG = (*SEGMENTS, "00000002.history", "000000010000000000000005.partial")
+MUTATING = ("mkdir", "rename", "unlink", "rmdir", "chown")
+
+# What pgBackRest's restore makes, in the folder it is told.
+RESTORE = """
+for word; do case $word in --pg1-path=*) folder=${word#--pg1-path=};; esac; done
+mkdir -p $folder/pg_wal
+echo new > $folder/who
+echo archived > $folder/pg_wal/000000010000000000000003
+"""
+# What restic's does.
+BRING = """
+for word; do case $word in --target=*) folder=${word#--target=};; esac; done
+cp -a BASE/snapshot/. $folder/
+"""
+
+
+class Machine:
+    """A host with an application, its database and its files."""
+
+    def __init__(self, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.base, self.root, self.config, self.state = base, base / "root", base / "config", base / "state"
+        self.fakes = backup_host.Fakes(base)
+        self.fakes.add("systemctl", "pgbackrest", "restic", "setpriv", "systemd-run", "journalctl", "systemd-cat")
+        binaries = self.root / "usr/lib/postgresql/17/bin"
+        for folder in (binaries, self.config, self.state, base / "pki", base / "run"):
+            folder.mkdir(parents=True)
+        self.fakes.add("psql", "pg_dump", "pg_restore", folder=binaries)
+        for name in ("ca.pem", "host.pem", "host.key"):
+            (base / "pki" / name).write_text(f"{name}\n")
+        self.media, self.data = base / "srv/media", base / "srv/data"
+        self.configure()
+        monkeypatch.setenv("BACKUP_CONFIG", str(self.config))
+        monkeypatch.setenv("BACKUP_ROOT", str(self.root))
+        monkeypatch.setenv("RUNTIME_DIRECTORY", str(base / "run"))
+        self.fakes.on_path(monkeypatch)
+        # Where the folders are is read when they are imported.
+        for name in [name for name in sys.modules if name.split(".")[0] == "redoubt_backup"]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.syspath_prepend(str(FILES))
+        self.common, self.database, self.files, self.drill = (importlib.import_module(f"redoubt_backup.{name}")
+                                                              for name in ("common", "database", "files", "drill"))
+        self.program = backup_host.load("redoubt_backup_program", FILES / "backup")
+        self.refused = self.common.Refused
+        us = pwd.struct_passwd(("postgres", "x", os.getuid(), os.getgid(), "", "/", "/bin/false"))
+        monkeypatch.setattr(self.database.pwd, "getpwnam", lambda name: us)
+        self.begin()
+
+    def configure(self, **changes: object) -> None:
+        wanted = {"app": "notes", "host": "app1", "store": "store1", "repository": "rest:https://store1:8430/app1/", "user": "notes_backup",
+                  "owner_role": "notes_owner", "database": True, "web": True, "version": 17, "paths": ["/nowhere"], "exclude": ["*.tmp"],
+                  "media": str(self.media), "data": str(self.data), "state": str(self.state), "pki": str(self.base / "pki"), "manage": "python manage.py",
+                  "max_age_hours": 26, "drill_max_age_days": 15, "required": "warn", **changes}
+        (self.config / "config.json").write_text(json.dumps(wanted))
+
+    @property
+    def settings(self) -> object:
+        return self.common.Settings()
+
+    @property
+    def cluster(self) -> Path:
+        return self.root / "var/lib/postgresql/17/main"
+
+    def begin(self) -> None:
+        """A cluster and folders with what was there before, all of it running; something aside that an earlier restore has left."""
+        for path in (self.root / "var", self.base / "srv", self.state, self.base / "snapshot", self.base / "units"):
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir()
+        for path, who in ((self.cluster, "old"), (self.cluster.with_name("main.before-restore"), "older")):
+            (path / "pg_wal/archive_status").mkdir(parents=True)
+            (path / "who").write_text(f"{who}\n")
+            for name in LOG:
+                (path / "pg_wal" / name).write_text(who)
+        for folder in (self.media, self.data):
+            folder.mkdir(parents=True)
+            (folder / "who").write_text("old\n")
+            (folder / "gone").write_text("since\n")
+            kept = self.base / "snapshot" / str(folder).lstrip("/")
+            kept.mkdir(parents=True)
+            (kept / "who").write_text("new\n")
+            aside = folder.with_name(f"{folder.name}.before-restore")
+            aside.mkdir()
+            (aside / "who").write_text("older\n")
+        for unit in (UNIT, *APP):
+            (self.base / "units" / unit).touch()
+        self.fakes.rules = []
+        self.rules_of_a_good_restore()
+
+    def rules_of_a_good_restore(self) -> None:
+        rule = self.fakes.rule
+        self.backups(("full", 3600))
+        rule(" restore --pg1-path", sh=RESTORE)
+        rule("--target=/", sh=BRING.replace("BASE", str(self.base)))
+        self.snapshots(("aa" * 32, "2026-11-20T02:15:00.123456789+01:00"), ("bb" * 32, "2026-11-25T02:15:00Z"))
+        # It answers while it runs.
+        rule("pg_is_in_recovery", sh=f"test -e {self.base}/units/{UNIT} || {{ echo 'psql: error: no' >&2; exit 2; }}", out="f")
+        rule("FROM pg_database WHERE datname", out="1")
+        rule("to_regclass('redoubt.canary')", out="t")
+        rule("max(at) FROM redoubt.canary", out="2026-11-25 02:15:00+00")
+        rule("pg_database_size", out="1024")
+
+    def backups(self, *found: tuple[str, float], system: int = 7) -> None:
+        told = [{"type": kind, "label": f"label{number}", "timestamp": {"stop": int(time.time() - age)}} for number, (kind, age) in enumerate(found)]
+        self.fakes.rule("info --output=json", out=json.dumps([{"backup": told, "db": [{"system-id": system}]}]))
+
+    def snapshots(self, *found: tuple[str, str]) -> None:
+        self.fakes.rule("snapshots --json", out=json.dumps([{"id": name, "short_id": name[:8], "time": when} for name, when in reversed(found)]))
+
+    def restore(self, *parts: str, at: str = "") -> dict:
+        return self.program.restore(self.settings, list(parts or ["database", "media"]), at, "")
+
+    def who(self, folder: Path) -> str:
+        return (folder / "who").read_text().strip() if (folder / "who").exists() else ""
+
+    def before(self) -> None:
+        """All is as it was before the restore, and runs."""
+        assert self.who(self.cluster) == "old"
+        assert {path.name: path.read_text() for path in (self.cluster / "pg_wal").iterdir() if path.is_file()} == dict.fromkeys(LOG, "old")
+        for folder in (self.media, self.data):
+            assert self.who(folder) == "old" and (folder / "gone").exists()
+        self.runs()
+
+    def after(self, *parts: str) -> None:
+        """What was restored is in place and runs, and what was there before is aside."""
+        for folder in [self.cluster] if "database" in parts else [] + [self.media, self.data] if "media" in parts else []:
+            assert self.who(folder) == "new"
+            assert not (folder / "gone").exists()
+            assert self.who(folder.with_name(f"{folder.name}.before-restore")) == "old"
+        self.runs()
+
+    def runs(self) -> None:
+        assert self.fakes.running() == {UNIT, *APP}
+        assert not (self.state / "held.json").exists()
+        assert not list(self.media.parent.glob(".restoring-*"))
+        assert not self.database.InPlace(self.settings).pending()
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch) -> Machine:
+    return Machine(tmp_path, monkeypatch)
+
+
+# --- Times and names -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("text", "wanted"), [
+    ("2026-11-20 02:15:00+00", "2026-11-20T02:15:00+00:00"),
+    ("2026-11-20 02:15", "2026-11-20T02:15:00+00:00"),
+    (" 2026-11-20T03:15:00+01:00\n", "2026-11-20T02:15:00+00:00"),
+    ("2026-11-20T02:15:00.123456789Z", "2026-11-20T02:15:00.123456+00:00"),
+])
+def test_a_time_is_taken_as_people_and_restic_write_it(machine, text, wanted) -> None:
+    assert machine.common.moment(text).isoformat() == wanted
+
+
+@pytest.mark.parametrize("text", ["yesterday", "", "2026-13-01", "2026-11-20 25:00", "0001-01-01 00:00+10:00", "1700000000"])
+def test_what_is_no_time_is_a_sentence(machine, text) -> None:
+    with pytest.raises(machine.refused, match=r"is no time: write it as 2026-11-20 02:15:00\+00:00\.$"):
+        machine.restore(at=text or " ")
+    machine.before()
+    assert not machine.fakes.calls("stop")
+
+
+def test_pgbackrest_is_told_the_time_in_its_own_words(machine) -> None:
+    at = machine.common.moment("2026-11-20 03:15:00.5+01:00")
+    assert machine.database.target(at) == ["--type=time", "--target=2026-11-20 02:15:00.500000+00", "--target-action=promote"]
+    assert machine.database.target(None) == []
+
+
+def test_a_time_that_is_yet_to_come_is_refused(machine) -> None:
+    with pytest.raises(machine.refused, match="^2999-01-01 is yet to come: choose a time that has been.$"):
+        machine.restore(at="2999-01-01")
+    machine.before()
+    assert not machine.fakes.calls()
+
+
+@pytest.mark.parametrize("name", ["drill", "", "..", "../x", "a/b", "A", "1a", "a b", "a" * 22, "a\n", "-x", "."])
+@pytest.mark.parametrize("verb", ["restore", "remove"])
+def test_a_restore_beside_has_a_plain_name_of_its_own(machine, verb, name) -> None:
+    if verb == "restore" and not name:
+        pytest.skip("without a name it is in place")
+    words = ["restore", f"--into={name}"] if verb == "restore" else ["remove", "--", name]
+    before = sorted(machine.root.rglob("*"))
+    done = subprocess.run([sys.executable, "-B", str(FILES / "backup"), *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, f"{name!r} is no name for a restore: take small letters, digits and dashes, other than 'drill'.\n")
+    assert sorted(machine.root.rglob("*")) == before and not machine.fakes.calls()
+
+
+# --- What is listed --------------------------------------------------------------------------------------------------
+
+
+def test_what_has_not_changed_keeps_its_hash(machine, tmp_path, monkeypatch) -> None:
+    root = tmp_path / "listed"
+    (root / "sub").mkdir(parents=True)
+    for name in ("a", "sub/b", "c", "d"):
+        (root / name).write_text(name)
+    (root / "link").symlink_to("a")
+    os.mkfifo(root / "fifo")
+    first = machine.files.listed([root], {})
+    assert sorted(first) == [str(root / name) for name in ("a", "c", "d", "sub/b")]
+    assert first[str(root / "a")]["sha256"] == hashlib.sha256(b"a").hexdigest()
+    read = []
+    hashed = machine.files.hashed
+    monkeypatch.setattr(machine.files, "hashed", lambda path: (read.append(path.name), hashed(path))[1])
+    assert machine.files.listed([root], first) == first and not read
+    # Of the same length, by time; of the same time and length, by inode; of the same time and inode, by length.
+    (root / "a").write_text("A")
+    was = (root / "c").stat()
+    (root / "new").write_text("C")
+    os.utime(root / "new", ns=(was.st_mtime_ns, was.st_mtime_ns))
+    (root / "new").rename(root / "c")
+    was = (root / "d").stat()
+    (root / "d").write_text("dd")
+    os.utime(root / "d", ns=(was.st_mtime_ns, was.st_mtime_ns))
+    second = machine.files.listed([root], first)
+    assert sorted(read) == ["a", "c", "d"]
+    assert all(second[str(root / name)]["sha256"] == hashed(root / name) for name in ("a", "c", "d"))
+
+
+def test_what_goes_while_it_is_listed_is_not_listed(machine, tmp_path, monkeypatch) -> None:
+    root = tmp_path / "listed"
+    root.mkdir()
+    for name in ("a", "b"):
+        (root / name).write_text(name)
+
+    def vanishing(path: Path) -> str:
+        if path.name == "a":
+            path.unlink()
+        return path.read_text()
+
+    monkeypatch.setattr(machine.files, "hashed", vanishing)
+    assert list(machine.files.listed([root, tmp_path / "none"], {})) == [str(root / "b")]
+
+
+def test_what_was_written_or_removed_since_has_moved(machine, tmp_path) -> None:
+    root = tmp_path / "listed"
+    root.mkdir()
+    for name in ("same", "gone", "longer", "later"):
+        (root / name).write_text(name)
+    found = machine.files.listed([root], {})
+    (root / "gone").unlink()
+    (root / "longer").write_text("longer than it was")
+    os.utime(root / "later", (1, 1))
+    assert sorted(machine.files.moved(found)) == [str(root / name) for name in ("gone", "later", "longer")]
+
+
+def test_what_came_back_is_compared_byte_for_byte(machine, tmp_path) -> None:
+    root, target = tmp_path / "listed", tmp_path / "target"
+    root.mkdir()
+    for name in ("same", "missing", "shorter", "other", "moving", "folder"):
+        (root / name).write_text(f"{name} text")
+    manifest = {"files": machine.files.listed([root], {})}
+    shutil.copytree(root, target / str(root).lstrip("/"))
+    there = target / str(root).lstrip("/")
+    assert machine.files.compared(manifest, target, []) == []
+    for name in ("missing", "moving", "folder"):
+        (there / name).unlink()
+    (there / "folder").mkdir()
+    (there / "shorter").write_text("x")
+    (there / "other").write_text("OTHER text")
+    assert sorted(machine.files.compared(manifest, target, [str(root / "moving")])) == [
+        f"{root}/folder is missing", f"{root}/missing is missing", f"{root}/other has other content", f"{root}/shorter has other content"]
+
+
+@pytest.mark.parametrize(("at", "wanted"), [("", "bb"), ("2026-11-25 02:15:00", "bb"), ("2026-11-25 02:14:59", "aa"), ("2026-11-20 01:15:00.2", "aa")])
+def test_the_newest_snapshot_until_then_is_chosen(machine, at, wanted) -> None:
+    found = machine.files.chosen(machine.settings, ["restic"], machine.common.moment(at) if at else None)
+    assert found["id"] == wanted * 32
+
+
+def test_a_time_before_all_snapshots_and_none_at_all_are_sentences(machine) -> None:
+    with pytest.raises(machine.refused, match="The oldest backup of files is of 2026-11-20T02:15:00, after 2026-11-20 00:00:00.*: choose a later time."):
+        machine.restore("media", at="2026-11-20")
+    machine.before()
+    machine.snapshots()
+    with pytest.raises(machine.refused, match="^store1 has no backup of the files of app1.$"):
+        machine.restore("media")
+    machine.before()
+
+
+# --- The database in its place ---------------------------------------------------------------------------------------
+
+
+def test_a_restore_replaces_the_cluster_and_brings_what_was_not_archived(machine) -> None:
+    done = machine.restore("database")
+    assert done == {"database": {"canary": "2026-11-25 02:15:00+00", "size": 1024, "aside": str(machine.cluster.with_name("main.before-restore"))}}
+    machine.after("database")
+    # The segment that the archive had stays the archive's; the other one is brought; nothing else is.
+    assert {path.name: path.read_text().strip() for path in (machine.cluster / "pg_wal").iterdir()} == {SEGMENTS[0]: "archived", SEGMENTS[1]: "old"}
+    assert json.loads((machine.state / "restore.json").read_text())["phase"] == "restored"
+    order = [line.split()[1] for line in machine.fakes.calls("systemctl") if UNIT in line and "is-active" not in line]
+    assert order == ["stop", "reset-failed", "start"]
+    # The application stands still all the while, sockets stopped before services and started before them.
+    moves = [line.removeprefix("systemctl ") for line in machine.fakes.calls("systemctl") if "notes" in line and "list-units" not in line]
+    assert moves == ["stop notes-prune.timer", "stop notes@blue.socket", "stop notes-worker.service notes@blue.service",
+                     "start notes@blue.socket", "start notes-worker.service notes@blue.service", "start notes-prune.timer"]
+
+
+def test_at_a_time_no_segment_is_brought(machine) -> None:
+    machine.restore("database", at="2026-11-25 03:00:00")
+    machine.after("database")
+    assert [path.name for path in (machine.cluster / "pg_wal").iterdir()] == [SEGMENTS[0]]
+    (call,) = machine.fakes.calls(" restore --pg1-path")
+    assert "--target=2026-11-25 03:00:00.000000+00 --target-action=promote" in call
+
+
+STEPS = {
+    "no such time": (" restore --pg1-path", {"code": 38, "err": "P00  ERROR: [075]: unable to find backup set"},
+                     "The database was not restored: [075]: unable to find backup set."),
+    "a restore that breaks off": (" restore --pg1-path", {"sh": RESTORE + "echo 'ERROR: [041]: No space left on device'; exit 41"},
+                                  "The database was not restored: [041]: No space left on device."),
+    "a database that does not start": (f"start {UNIT}", {"code": 1}, "The restored database does not start: could not locate required checkpoint record."),
+    "a database that is another's": ("FROM pg_database WHERE datname", {"out": "0"},
+                                     "The restored cluster has no database notes: the backup is of another application."),
+    "a database that does not answer": ("pg_database_size", {"code": 1, "err": "psql: error: FATAL:  terminating connection"},
+                                        "PostgreSQL does not answer: terminating connection."),
+    "PostgreSQL that does not stop": (f"stop {UNIT}", {"code": 1, "err": "Job canceled."}, "PostgreSQL could not be stopped: Job canceled."),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_what_fails_brings_the_old_cluster_back_and_says_so(machine, step) -> None:
+    inside, what, sentence = STEPS[step]
+    log = machine.root / "var/log/postgresql/postgresql-17-main.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("old FATAL:  something else\nLOG:  x\nFATAL:  could not locate required checkpoint record\nFATAL:  the database system is starting up\n")
+    if inside.startswith("start "):
+        # The restored one does not; the one from before does.
+        what = {"sh": f"grep -q old {machine.cluster}/who || exit 1"}
+    machine.fakes.rule(inside, **what)
+    with pytest.raises(machine.refused) as refused:
+        machine.restore("database")
+    assert str(refused.value) == f"{sentence} The database from before is back in its place."
+    assert machine.who(machine.cluster) == "old"
+    machine.runs()
+    assert json.loads((machine.state / "restore.json").read_text())["reason"] == sentence
+
+
+@pytest.mark.parametrize("where", ["mkdir", "rename", "copyfile"])
+def test_a_disk_that_is_full_brings_the_old_cluster_back_too(machine, monkeypatch, where) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    if where == "copyfile":
+        monkeypatch.setattr(machine.database.shutil, "copyfile", full)
+    else:
+        real = getattr(Path, where)
+        monkeypatch.setattr(Path, where, lambda path, *words, **more: full() if path == machine.cluster else real(path, *words, **more))
+        if where == "rename":
+            monkeypatch.setattr(Path, where, lambda path, target: full() if "aside" not in str(target) and path == machine.cluster else real(path, target))
+    with pytest.raises(machine.refused, match="No space left on device. The database from before is back in its place.$"):
+        machine.restore("database")
+    machine.before()
+
+
+def test_an_old_cluster_that_does_not_start_again_is_said(machine) -> None:
+    machine.fakes.rule(f"start {UNIT}", code=1, err="Job failed. See journalctl.")
+    with pytest.raises(machine.refused, match=r"The restored database does not start: .*\. The database from before is in its place, but PostgreSQL did not "
+                                              r"start again with it: Job failed\. See journalctl\.$"):
+        machine.restore("database")
+    assert machine.who(machine.cluster) == "old"
+    # It is not forgotten.
+    assert machine.database.InPlace(machine.settings).pending()
+
+
+@pytest.mark.parametrize(("rule", "sentence"), [
+    ({"code": 99, "err": "ERROR: [049]: unable to connect to store1:8432"}, "The backups of the database on store1 cannot be read: .049.: unable to connect"),
+    ({"out": '[{"backup": []}]'}, "^store1 has no backup of this database.$"),
+    ({"out": "[]"}, "^store1 has no backup of this database.$"),
+])
+def test_what_cannot_be_reached_is_found_out_while_the_application_serves(machine, rule, sentence) -> None:
+    machine.fakes.rule("info --output=json", **rule)
+    with pytest.raises(machine.refused, match=sentence):
+        machine.restore()
+    machine.before()
+    assert not machine.fakes.calls("systemctl stop")
+
+
+def test_killed_at_any_step_the_next_run_puts_the_old_cluster_back_first(machine) -> None:
+    reached, pending = 0, 0
+    # Every third step, of which the folders' removals are many.
+    for at in range(1, 200, 3):
+        machine.begin()
+        if not dies(lambda: machine.restore("database"), at, MUTATING, processes=True):
+            break
+        reached = at
+        # A repository that cannot be reached by now keeps nothing from being put back.
+        pending += machine.database.InPlace(machine.settings).pending()
+        machine.fakes.rule("info --output=json", code=99, err="ERROR: [049]: unable to connect")
+        with pytest.raises(machine.refused, match="unable to connect"):
+            machine.restore("database")
+        # Once the restored one has answered it is done; until then nothing is.
+        if json.loads((machine.state / "restore.json").read_text() if (machine.state / "restore.json").exists() else "{}").get("phase") == "restored":
+            assert machine.who(machine.cluster) == "new"
+            machine.runs()
+            continue
+        machine.before()
+        if at % 4 == 0:
+            machine.rules_of_a_good_restore()
+            machine.restore("database")
+            machine.after("database")
+    assert reached > 30 and pending > 6
+
+
+def test_a_restore_of_media_mends_that_of_a_database(machine) -> None:
+    machine.fakes.rule("pg_database_size", kill="before")
+    killed(lambda: machine.restore("database"))
+    assert machine.who(machine.cluster) == "new"
+    machine.restore("media")
+    assert machine.who(machine.cluster) == "old"
+    machine.after("media")
+
+
+def test_killed_while_it_is_mended_the_next_run_mends_it(machine) -> None:
+    reached = 0
+    for at in range(1, 100, 2):
+        machine.begin()
+        machine.fakes.rule("pg_database_size", kill="before")
+        killed(lambda: machine.restore("database"))
+        if not dies(lambda: machine.database.InPlace(machine.settings).mend(), at, MUTATING, processes=True):
+            break
+        reached = at
+        assert "taken back first" in machine.database.InPlace(machine.settings).mend()
+        assert machine.who(machine.cluster) == "old" and UNIT in machine.fakes.running()
+        assert machine.database.InPlace(machine.settings).mend() == ""
+        machine.rules_of_a_good_restore()
+    assert reached > 10
+
+
+def killed(action: Callable[[], object]) -> None:
+    """In a child that a fake kills, as an administrator would."""
+    child = os.fork()
+    if child == 0:
+        try:
+            action()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def test_what_was_started_ends_with_who_started_it(machine, tmp_path) -> None:
+    """A pgBackRest that goes on restoring would write into what was put back."""
+    pid = tmp_path / "pid"
+    machine.fakes.rule(" restore --pg1-path", sh=f"echo $PPID > {pid}.new; mv {pid}.new {pid}; exec sleep 600")
+    child = os.fork()
+    if child == 0:
+        try:
+            machine.restore("database")
+        finally:
+            os._exit(1)
+    try:
+        wait(pid.exists)
+        theirs = int(pid.read_text())
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    wait(lambda: gone(theirs))
+    machine.program.restore(machine.settings, ["media"], "", "")
+    assert machine.who(machine.cluster) == "old"
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def wait(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline, "in vain"
+        time.sleep(0.05)
+
+
+def test_a_bare_host_gets_its_cluster(machine) -> None:
+    shutil.rmtree(machine.cluster.parent)
+    machine.cluster.parent.mkdir()
+    assert machine.restore("database")["database"]["size"] == 1024
+    assert machine.who(machine.cluster) == "new"
+    machine.runs()
+
+
+# --- The application meanwhile ---------------------------------------------------------------------------------------
+
+
+def test_what_ran_runs_again_whatever_happens_between(machine) -> None:
+    with pytest.raises(KeyError), machine.database.held(machine.settings):
+        assert machine.fakes.running() == {UNIT}
+        assert json.loads((machine.state / "held.json").read_text())["units"] == sorted(APP)
+        raise KeyError
+    machine.before()
+
+
+def test_what_did_not_run_is_not_started(machine) -> None:
+    (machine.base / "units/notes-worker.service").unlink()
+    with machine.database.held(machine.settings):
+        pass
+    assert machine.fakes.running() == {UNIT, *APP} - {"notes-worker.service"}
+
+
+@pytest.mark.parametrize("kind", [".timer", ".socket", ".service"])
+def test_an_application_that_does_not_stop_is_not_left_half_stopped(machine, kind) -> None:
+    name = min(unit for unit in APP if unit.endswith(kind))
+    machine.fakes.rule(f"stop {name}", code=1, err="Job timed out.")
+    with pytest.raises(machine.refused, match="^The application could not be stopped: Job timed out.$"):
+        machine.restore()
+    machine.before()
+
+
+def test_one_unit_that_does_not_start_holds_up_no_other_and_is_tried_again(machine) -> None:
+    machine.fakes.rule("start notes@blue.socket", code=1, err="Job failed.")
+    with pytest.raises(machine.refused, match="^The application was not started again: Job failed.$"), machine.database.held(machine.settings):
+        pass
+    assert machine.fakes.running() == {UNIT, *APP} - {"notes@blue.socket"}
+    machine.rules_of_a_good_restore()
+    machine.fakes.rule("start notes@blue.socket")
+    machine.database.release(machine.settings)
+    machine.before()
+
+
+def test_killed_at_any_step_between_what_ran_before_runs_again_after_the_next(machine) -> None:
+    def hold_and_release() -> None:
+        with machine.database.held(machine.settings):
+            pass
+
+    reached = 0
+    for at in range(1, 100):
+        machine.begin()
+        if not dies(hold_and_release, at, MUTATING, processes=True):
+            break
+        reached = at
+        # Somebody has started one more by hand.
+        (machine.base / "units/notes@green.service").touch()
+        hold_and_release()
+        assert machine.fakes.running() == {UNIT, *APP, "notes@green.service"}
+        assert not (machine.state / "held.json").exists()
+    assert reached > 8
+
+
+def test_builds_and_what_runs_once_are_not_started_again(machine) -> None:
+    (machine.base / "units/notes-build-7.service").touch()
+    (machine.base / "units/notes-run.scope").touch()
+    with machine.database.held(machine.settings):
+        assert "notes-build-7.service" not in machine.fakes.running()
+    assert machine.fakes.running() == {UNIT, *APP, "notes-run.scope"}
+
+
+# --- The files in their place ----------------------------------------------------------------------------------------
+
+
+def test_files_are_put_in_place_and_those_from_before_aside(machine) -> None:
+    done = machine.restore("media")
+    assert done == {"media": {"snapshot": "bbbbbbbb", "of": "2026-11-25T02:15:00", "aside": [str(path.with_name(f"{path.name}.before-restore"))
+                                                                                          for path in (machine.media, machine.data)]}}
+    machine.after("media")
+    assert f"--include={machine.media} --include={machine.data}" in machine.fakes.calls("--target=/")[0]
+
+
+def test_folders_are_put_in_place_all_or_none(machine, monkeypatch) -> None:
+    real = Path.rename
+    for at in range(1, 20):
+        machine.begin()
+        count = 0
+
+        def fail(path: Path, target: Path, at: int = at) -> Path:
+            nonlocal count
+            if str(path).startswith(str(machine.base / "srv")) and path.name != ".placing.json.new" and target.name != "media.old":
+                count += 1
+                if count == at:
+                    raise OSError(18, "Invalid cross-device link")
+            return real(path, target)
+
+        monkeypatch.setattr(Path, "rename", fail)
+        if at == 5:
+            machine.restore("media")
+            machine.after("media")
+            return
+        with pytest.raises(machine.refused, match="^The files were not put in place, and those from before are back: .*Invalid cross-device link"):
+            machine.restore("media")
+        machine.before()
+    raise AssertionError("never ended")
+
+
+def test_a_folder_that_was_not_there_is_not_there_where_another_fails(machine, monkeypatch) -> None:
+    shutil.rmtree(machine.media)
+    real = Path.rename
+
+    def fail(path: Path, target: Path) -> Path:
+        if path == machine.data:
+            raise OSError(16, "Device or resource busy")
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(machine.refused, match="those from before are back"):
+        machine.restore("media")
+    assert not machine.media.exists() and machine.who(machine.data) == "old"
+    machine.runs()
+
+
+def test_a_folder_that_the_snapshot_has_not_stays(machine) -> None:
+    shutil.rmtree(machine.base / "snapshot" / str(machine.data).lstrip("/"))
+    machine.restore("media")
+    assert (machine.who(machine.media), machine.who(machine.data)) == ("new", "old")
+
+
+def test_a_mounted_folder_is_refused(machine, monkeypatch) -> None:
+    monkeypatch.setattr(machine.files.os.path, "ismount", lambda path: path == machine.data)
+    with pytest.raises(machine.refused, match=r"data is a mounted file system, which cannot be put aside: restore beside it \(`-e into=restored`\) and copy\.$"):
+        machine.restore("media")
+    machine.before()
+    assert not machine.fakes.calls("--target=/")
+
+
+def test_files_that_do_not_come_leave_what_is_there(machine) -> None:
+    machine.fakes.rule("--target=/", sh=BRING.replace("BASE", str(machine.base)) + "echo 'Fatal: pack 12 is damaged' >&2; exit 1")
+    with pytest.raises(machine.refused, match="^The files were not restored: pack 12 is damaged.$"):
+        machine.restore("media")
+    machine.before()
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_killed_at_any_step_the_folders_from_before_are_back_first(machine, bare) -> None:
+    reached = 0
+    for at in range(1, 300, 5 if bare else 2):
+        machine.begin()
+        if bare:
+            shutil.rmtree(machine.media)
+        if not dies(lambda: machine.restore("media"), at, MUTATING, processes=True):
+            break
+        reached = at
+        record = next(machine.media.parent.glob(".restoring-*/placing.json"), None)
+        done = not record and machine.who(machine.data) == "new"
+        machine.fakes.rule("--target=/", code=1, err="Fatal: connection refused")
+        with pytest.raises(machine.refused, match="connection refused"):
+            machine.restore("media")
+        # Once all are in place it is done; until then nothing is.
+        if done:
+            assert (machine.who(machine.media), machine.who(machine.data)) == ("new", "new")
+            machine.runs()
+        elif bare:
+            assert not machine.media.exists() and machine.who(machine.data) == "old"
+            machine.runs()
+        else:
+            machine.before()
+    assert reached > 30
+
+
+# --- Beside the service ----------------------------------------------------------------------------------------------
+
+
+def test_beside_nothing_of_the_service_is_touched(machine) -> None:
+    done = machine.program.restore(machine.settings, ["database", "media"], "", "look")
+    folder = machine.root / "var/lib/redoubt-restored/look"
+    assert done["media"]["folder"] == str(folder) and machine.who(folder / str(machine.media).lstrip("/")) == "new"
+    assert machine.who(machine.root / "var/lib/postgresql/redoubt-restored/look/data") == "new"
+    machine.before()
+    assert not machine.fakes.calls("systemctl stop")
+    (started,) = machine.fakes.calls("systemd-run")
+    assert all(word in started for word in ("--property=User=postgres", "listen_addresses= ", "archive_mode=off", "--property=ProtectSystem=strict"))
+    for part in ("database", "media"):
+        with pytest.raises(machine.refused, match="^There is a restore called look already"):
+            machine.program.restore(machine.settings, [part], "", "look")
+    machine.database.remove_scratch(machine.settings, "look")
+    assert not folder.exists()
+
+
+def test_a_restore_beside_that_fails_leaves_nothing(machine) -> None:
+    machine.fakes.rule("FROM pg_database WHERE datname", out="0")
+    with pytest.raises(machine.refused, match="has no database notes"):
+        machine.program.restore(machine.settings, ["database"], "", "look")
+    assert not list((machine.root / "var/lib/postgresql/redoubt-restored").iterdir())
+    assert machine.fakes.calls("systemctl stop redoubt-restored-look.service")
+    machine.before()
+
+
+# --- The drill -------------------------------------------------------------------------------------------------------
+
+GOOD = ["log archived", "files restored", "files as listed", "dump restored", "rows as counted", "canary", "every page read", "migrations",
+        "database's repository", "files' repository"]
+
+
+@pytest.fixture
+def drilled(machine) -> Machine:
+    """A machine whose backups are good."""
+    rule, snapshot = machine.fakes.rule, machine.base / "snapshot"
+    newest = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%S.000000}"
+    manifest = {"files": machine.files.listed([machine.media], {}),
+                "database": {"rows": {"public.note": 3}, "canary": f"{newest} word", "migrations": ["notes.0001"]}}
+    shutil.copytree(machine.media, snapshot / str(machine.media).lstrip("/"), dirs_exist_ok=True)
+    work = snapshot / str(machine.settings.work).lstrip("/")
+    work.mkdir(parents=True)
+    (work / "manifest.json").write_text(json.dumps(manifest))
+    (work / "notes.dump").write_text("dump")
+    rule("systemd-run", sh=f"touch {machine.base}/units/redoubt-restored-drill.service")
+    rule("pg_switch_wal", out="000000010000000000000007")
+    rule("last_archived_wal", out="t")
+    rule("query_to_xml", out='{"public.note": 3, "public.empty": 0}')
+    rule("redoubt.canary WHERE word = 'word'", out="1")
+    rule("to_char(at AT TIME ZONE", out=f"{newest} word")
+    rule("FROM django_migrations", out='["notes.0001"]')
+    rule(" verify ", out="status: ok\n  missing: 0, checksum invalid: 0, size invalid: 0, other: 0")
+    machine.newest = newest
+    return machine
+
+
+def clean(machine: Machine) -> None:
+    for folder in ("var/lib/redoubt-restored/drill", "var/lib/postgresql/redoubt-restored/drill"):
+        assert not (machine.root / folder).exists(), folder
+    assert "redoubt-restored-drill.service" not in machine.fakes.running()
+
+
+def test_a_good_drill_is_written_down_and_leaves_nothing(drilled) -> None:
+    result = drilled.drill.Drill(drilled.settings).run()
+    assert json.loads((drilled.state / "drill.json").read_text()) == result
+    assert [step["step"] for step in result["steps"]] == GOOD
+    assert result["ok"] and all(step["ok"] for step in result["steps"]), result
+    assert (result["snapshot"], result["backup"]) == ("bbbbbbbb", "label0")
+    clean(drilled)
+    drilled.before()
+
+
+BROKEN = {
+    "log archived": ("pg_switch_wal", {"code": 1, "err": "psql: error: FATAL:  no"}, "PostgreSQL does not answer: no."),
+    "files restored": ("--target=/", {"code": 1, "err": "Fatal: ciphertext verification failed"}, "The files were not restored: ciphertext verification failed."),
+    "dump restored": ("pg_restore", {"code": 1, "err": "pg_restore: error: no"}, "The dump does not go in: pg_restore: error: no"),
+    "rows as counted": ("query_to_xml", {"out": '{"public.note": 2}'}, "1 tables differ: public.note has 2 rows instead of 3"),
+    "canary": ("redoubt.canary WHERE word = 'word'", {"out": "0"}, "which the backup of the files has, is not in the restored database"),
+    "every page read": ("pg_dump", {"code": 1, "err": "pg_dump: error: invalid page in block 7"}, "The restored database cannot be read whole: "),
+    "migrations": ("FROM django_migrations", {"out": "[]"}, "1 migrations are not in the restored database: notes.0001"),
+    "database's repository": (" verify ", {"out": "status: error\n  checksum invalid: 1"}, "The database's repository is damaged: checksum invalid: 1"),
+    "files' repository": (" check --read-data-subset", {"code": 1, "err": "Fatal: repository contains errors"}, "The files' repository is damaged: "),
+}
+
+
+@pytest.mark.parametrize("step", BROKEN)
+def test_one_step_that_fails_does_not_keep_the_others_from_being_looked_at(drilled, step) -> None:
+    inside, what, sentence = BROKEN[step]
+    drilled.fakes.rule(inside, **what)
+    result = drilled.drill.Drill(drilled.settings).run()
+    failed = [found for found in result["steps"] if not found["ok"]]
+    assert [found["step"] for found in failed] == [step]
+    assert sentence in failed[0]["told"]
+    assert not result["ok"]
+    needed = {"files restored": {"files as listed", "dump restored", "rows as counted", "canary", "every page read", "migrations"},
+              "dump restored": {"rows as counted"}}.get(step, set())
+    assert [found["step"] for found in result["steps"]] == [name for name in GOOD if name not in needed]
+    assert json.loads((drilled.state / "drill.json").read_text()) == result
+    clean(drilled)
+
+
+def test_a_file_that_came_back_otherwise_is_found_unless_it_was_moving(drilled) -> None:
+    (drilled.base / "snapshot" / str(drilled.media).lstrip("/") / "who").write_text("OLD\n")
+    result = drilled.drill.Drill(drilled.settings).run()
+    assert next(step for step in result["steps"] if not step["ok"])["told"] == f"1 of 2 files differ from the manifest: {drilled.media}/who has other content"
+    drilled.common.write(drilled.settings.work / "files.json", {"snapshot": "bbbbbbbb", "moved": [str(drilled.media / "who")]})
+    assert drilled.drill.Drill(drilled.settings).run()["ok"]
+    # Of another snapshot's moving files nothing is known.
+    drilled.common.write(drilled.settings.work / "files.json", {"snapshot": "aaaaaaaa", "moved": [str(drilled.media / "who")]})
+    assert not drilled.drill.Drill(drilled.settings).run()["ok"]
+
+
+def test_a_canary_that_is_old_is_found(drilled) -> None:
+    drilled.fakes.rule("to_char(at AT TIME ZONE", out="2020-01-01T00:00:00.000000 word")
+    result = drilled.drill.Drill(drilled.settings).run()
+    assert [step["step"] for step in result["steps"] if not step["ok"]] == ["canary"]
+
+
+def test_what_nobody_has_thought_of_is_a_failed_drill_that_is_written_down(drilled) -> None:
+    (drilled.base / "snapshot" / str(drilled.settings.manifest).lstrip("/")).write_text("{")
+    result = drilled.drill.Drill(drilled.settings).run()
+    assert json.loads((drilled.state / "drill.json").read_text()) == result and not result["ok"]
+    assert result["steps"][-1]["step"] == "files' repository" and result["steps"][-1]["ok"]
+    assert "JSONDecodeError" in next(step for step in result["steps"] if step["step"] == "files as listed")["told"]
+    clean(drilled)
+
+
+@pytest.mark.parametrize("what", [KeyboardInterrupt, SystemExit])
+def test_what_was_restored_goes_also_when_the_drill_is_stopped(drilled, monkeypatch, what) -> None:
+    def stop(self: object) -> str:
+        assert (drilled.root / "var/lib/redoubt-restored/drill").exists()
+        raise what
+
+    monkeypatch.setattr(drilled.drill.Drill, "compare_rows", stop)
+    with pytest.raises(what):
+        drilled.drill.Drill(drilled.settings).run()
+    clean(drilled)
+    assert not (drilled.state / "drill.json").exists()
+
+
+def test_what_a_killed_drill_has_left_goes_by_clean_and_at_the_next(drilled) -> None:
+    drilled.fakes.rule("query_to_xml", kill="before")
+    killed(lambda: drilled.drill.Drill(drilled.settings).run())
+    assert (drilled.root / "var/lib/redoubt-restored/drill").exists() and "redoubt-restored-drill.service" in drilled.fakes.running()
+    subprocess.run([sys.executable, "-B", str(FILES / "backup"), "clean"], check=True)
+    clean(drilled)
+    killed(lambda: drilled.drill.Drill(drilled.settings).run())
+    drilled.fakes.rule("query_to_xml", out='{"public.note": 3}')
+    assert drilled.drill.Drill(drilled.settings).run()["ok"]
+
+
+# --- How it stands ---------------------------------------------------------------------------------------------------
+
+
+def ago(hours: float) -> str:
+    return f"{datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=hours):%Y-%m-%dT%H:%M:%SZ}"
+
+
+@pytest.fixture
+def standing(machine) -> Machine:
+    """A host against which nothing is known."""
+    machine.common.write(machine.settings.work / "files.json", {"ended": ago(1)})
+    machine.common.write(machine.state / "drill.json", {"ended": ago(48), "ok": True, "steps": []})
+    machine.fakes.rule("pg_ls_archive_statusdir", out="0")
+    machine.fakes.rule("pg_stat_archiver", out="")
+    machine.fakes.rule("pg_control_system", out="7")
+    return machine
+
+
+def test_where_all_is_well_nothing_is_said(standing) -> None:
+    assert standing.program.problems(standing.settings) == []
+    done = subprocess.run([sys.executable, "-B", str(FILES / "backup"), "watch"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+PROBLEMS = {
+    "no files": (lambda m: (m.settings.work / "files.json").unlink(), "No backup of the files has been made yet."),
+    "old files": (lambda m: m.common.write(m.settings.work / "files.json", {"ended": ago(27)}), "The last backup of the files is of 20"),
+    "log": (lambda m: m.fakes.rule("pg_ls_archive_statusdir", out="420"), "The write-ahead log has not been archived for 7 minutes."),
+    "refused log": (lambda m: (m.fakes.rule("pg_ls_archive_statusdir", out="420"), m.fakes.rule("pg_stat_archiver", out="00000001000000000000000A")),
+                    "The write-ahead log has not been archived for 7 minutes (00000001000000000000000A was refused)."),
+    "no database": (lambda m: m.backups(), "No backup of the database has been made yet."),
+    "old database": (lambda m: m.backups(("full", 27 * 3600 + 60)), "The last backup of the database is 27 hours old."),
+    "another cluster": (lambda m: m.backups(("full", 60), system=8), "The backups on store1 are of another cluster than the one that runs here"),
+    "unreachable": (lambda m: m.fakes.rule("info --output=json", code=99, err="ERROR: [049]: unable to connect"),
+                    "The backups of the database on store1 cannot be read: [049]: unable to connect."),
+    "no PostgreSQL": (lambda m: m.fakes.rule("pg_ls_archive_statusdir", code=2, err="psql: error: FATAL:  the database system is shutting down"),
+                      "PostgreSQL does not answer: the database system is shutting down."),
+    "cut off": (lambda m: m.common.write(m.state / "restore.json", {"phase": "restoring"}), "A restore was cut off: run restore.yml again"),
+    "stopped": (lambda m: m.common.write(m.state / "restore.json", {"phase": "stopping"}), "A restore was cut off: run restore.yml again"),
+    "failed drill": (lambda m: m.common.write(m.state / "drill.json", {"ended": ago(1), "ok": False, "steps": [
+        {"step": "a", "ok": True, "told": ""}, {"step": "canary", "ok": False, "told": "It is gone."}]}), "failed (canary): It is gone."),
+    "old drill": (lambda m: m.common.write(m.state / "drill.json", {"ended": ago(16 * 24), "ok": True, "steps": []}),
+                  "No backup has been restored in a drill since 20"),
+    "never a drill": (lambda m: ((m.state / "drill.json").unlink(), m.common.write(m.state / "backup-since.json", {"at": ago(16 * 24)})),
+                      "No backup has been restored in a drill since 20"),
+}
+
+
+@pytest.mark.parametrize("case", PROBLEMS)
+def test_each_thing_that_is_wrong_is_one_sentence(standing, case) -> None:
+    break_it, sentence = PROBLEMS[case]
+    break_it(standing)
+    (found,) = standing.program.problems(standing.settings)
+    assert sentence in found and found.endswith(".")
+    done = subprocess.run([sys.executable, "-B", str(FILES / "backup"), "watch"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and sentence in done.stderr
+    status = subprocess.run([sys.executable, "-B", str(FILES / "backup"), "status"], capture_output=True, text=True, check=False)
+    assert status.returncode == 0 and sentence in json.loads(status.stdout)["problems"][0]
+
+
+@pytest.mark.parametrize("what", [{"at": ago(24)}, {}])
+def test_a_new_host_has_until_its_first_drill_is_due(standing, what) -> None:
+    (standing.state / "drill.json").unlink()
+    if what:
+        standing.common.write(standing.state / "backup-since.json", what)
+    assert standing.program.problems(standing.settings) == []
+
+
+def test_a_web_host_is_not_asked_about_a_database(standing) -> None:
+    standing.configure(database=False)
+    standing.fakes.rule("psql", code=2)
+    assert standing.program.problems(standing.settings) == []
+
+
+def test_a_result_is_whole_or_not_there(machine, tmp_path) -> None:
+    path = tmp_path / "a/result.json"
+    machine.common.write(path, {"one": 1})
+    with pytest.raises(TypeError):
+        machine.common.write(path, {"two": object()})
+    assert machine.common.read(path) == {"one": 1}
+    machine.common.write(path, {"three": 3}, 0o600)
+    assert machine.common.read(path) == {"three": 3} and path.stat().st_mode & 0o777 == 0o600
+    path.write_text("{")
+    assert machine.common.read(path) == {} == machine.common.read(tmp_path / "none")
+
+
+# --- It shouts -------------------------------------------------------------------------------------------------------
+
+
+class Hook:
+    """Somebody's webhook."""
+
+    def __init__(self) -> None:
+        hook = self
+        self.status, self.bodies, self.raw = 200, [], b""
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                hook.bodies.append((self.path, self.headers["Content-Type"], self.rfile.read(int(self.headers["Content-Length"]))))
+                if hook.raw:
+                    self.wfile.write(hook.raw)
+                    return
+                self.send_response(hook.status)
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                hook.bodies.append((self.path, "", b""))
+                self.send_response(hook.status)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}/hooks/s3cret-part"
+
+
+@pytest.fixture
+def hook() -> Iterator[Hook]:
+    found = Hook()
+    yield found
+    found.server.shutdown()
+    found.server.server_close()
+
+
+@pytest.fixture
+def alert(machine, tmp_path, monkeypatch, capfd) -> Callable[..., types.SimpleNamespace]:
+    program = backup_host.load("redoubt_alert", ALERT)
+    address = tmp_path / "alert.url"
+    monkeypatch.setattr(program, "ADDRESS", address)
+    machine.fakes.rule("systemd-cat", sh=f"cat >> {tmp_path}/log")
+    machine.fakes.rule("journalctl", out="The database of db1 was not backed up.")
+
+    def run(*words: str, to: str = "") -> types.SimpleNamespace:
+        if to:
+            address.write_text(f"{to}\n")
+        monkeypatch.setattr(sys, "argv", ["alert", *words])
+        code = program.main()
+        said = capfd.readouterr()
+        log = (tmp_path / "log").read_text()
+        for text in (log, said.out, said.err, *machine.fakes.calls()):
+            assert "s3cret" not in text, "the address is shown"
+        return types.SimpleNamespace(code=code, log=log, err=said.err)
+
+    return run
+
+
+def test_an_alert_is_in_the_log_and_at_the_webhook(machine, alert, hook) -> None:
+    done = alert("the disk", "is full", to=hook.address)
+    assert (done.code, done.log, done.err) == (0, "the disk is full\n", "")
+    assert machine.fakes.calls("systemd-cat") == ["systemd-cat --identifier=redoubt-alert --priority=crit"]
+    ((path, kind, body),) = hook.bodies
+    name = os.uname().nodename
+    assert (path, kind, json.loads(body)) == ("/hooks/s3cret-part", "application/json", {"host": name, "text": f"{name}: the disk is full"})
+
+
+def test_a_unit_s_alert_has_the_last_line_it_said(machine, alert) -> None:
+    unit = "redoubt-backup-database@db1.service"
+    done = alert("--unit", unit)
+    assert (done.code, done.log) == (0, f"{unit} failed: The database of db1 was not backed up. (journalctl -u {unit})\n")
+    assert machine.fakes.calls("journalctl")[0].endswith(f"_SYSTEMD_UNIT={unit}")
+    machine.fakes.rule("journalctl", out="")
+    assert alert("--unit", unit).log.splitlines()[-1] == f"{unit} failed. (journalctl -u {unit})"
+
+
+@pytest.mark.parametrize("how", ["closed", "refuses", "garbage", "no address", "a space", "a file"])
+def test_a_webhook_that_does_not_take_it_is_said_and_the_log_has_it_all_the_same(alert, hook, how) -> None:
+    to = hook.address
+    if how == "closed":
+        to = to.replace(str(hook.server.server_port), "1")
+    hook.status = 500 if how == "refuses" else 200
+    hook.raw = b"s3cret garbage\r\n\r\n" if how == "garbage" else b""
+    to = {"no address": "s3cret", "a space": to.replace("/hooks", "/hoo ks"), "a file": "nothing:/s3cret"}.get(how, to)
+    done = alert("the disk is full", to=to)
+    assert done.code == 1 and done.log == "the disk is full\n"
+    assert done.err.startswith("The alert was not taken at base_alert_url (") and done.err.count("\n") == 1
+
+
+def test_who_waits_for_backups_hears_of_each_and_what_does_not_answer_is_no_failure(machine, hook, capfd) -> None:
+    machine.program.ping()
+    assert not hook.bodies
+    (machine.config / "ping.url").write_text(hook.address + "\n")
+    machine.program.ping()
+    assert [path for path, _, _ in hook.bodies] == ["/hooks/s3cret-part"]
+    for address in ("http://127.0.0.1:1/s3cret", "http://127.0.0.1/s3 cret", "s3cret"):
+        (machine.config / "ping.url").write_text(address)
+        machine.program.ping()
+        said = capfd.readouterr().err
+        assert said.startswith("backup_ping_url did not answer (") and "cret" not in said

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import http.client
 import json
 import os
 import re
+import ssl
 import subprocess
 import tempfile
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
 CONFIG = Path(os.environ.get("BACKUP_CONFIG", "/etc/redoubt/backup"))
 # What is looked for at fixed places is below it: a folder, in tests.
 ROOT = Path(os.environ.get("BACKUP_ROOT", "/"))
+
+
+# Seconds.
+DOOR_OPENS_WITHIN = 20
 
 
 class Refused(Exception):
@@ -166,6 +173,21 @@ def sql(settings: Settings, statement: str, database: str, socket: str = "/run/p
     return call([str(settings.bin / "psql"), "-XAtq", "-v", "ON_ERROR_STOP=1", "-h", socket, "-d", database, "-c", statement], failed, user="postgres").strip()
 
 
+def reach(settings: Settings, identity: Path) -> None:
+    """Whether the repository's door opens: restic itself would go on knocking for a quarter of an hour."""
+    address = urllib.parse.urlsplit(settings.repository.removeprefix("rest:"))
+    try:
+        context = ssl.create_default_context(cafile=settings.pki / "ca.pem")
+        context.load_cert_chain(identity)
+        connection = http.client.HTTPSConnection(address.hostname, address.port, timeout=DOOR_OPENS_WITHIN, context=context)
+        connection.request("GET", f"{address.path}config")
+        answer = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        raise Refused(f"{settings.store} cannot be reached for the files ({address.hostname} port {address.port}): {error}.") from None
+    if answer not in (200, 404):
+        raise Refused(f"{settings.store} does not let {settings.host} to its files: it answers {answer}, and its log (redoubt_backup_door) says more.")
+
+
 @contextlib.contextmanager
 def restic(settings: Settings) -> Iterator[list[str]]:
     """The beginning of a command of restic's: which repository, whom to trust, and who we are. Files of the host's key are ours alone."""
@@ -173,6 +195,7 @@ def restic(settings: Settings) -> Iterator[list[str]]:
         identity = Path(folder) / "identity.pem"
         with os.fdopen(os.open(identity, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as sink:
             sink.write((settings.pki / "host.pem").read_text() + (settings.pki / "host.key").read_text())
+        reach(settings, identity)
         yield ["restic", f"--repo={settings.repository}", f"--password-file={CONFIG / 'files.pass'}", f"--cacert={settings.pki / 'ca.pem'}",
                f"--tls-client-cert={identity}", "--quiet"]
 

@@ -163,8 +163,8 @@ def back_up(settings: Settings) -> str:
         if subprocess.run([*command, "cat", "config"], capture_output=True, check=False).returncode:
             begun = subprocess.run([*command, "init"], capture_output=True, text=True, check=False)
             if begun.returncode and "already" not in begun.stderr:
-                raise Refused(f"{settings.store} cannot be reached, or the passphrase is another than its repository's: "
-                              f"{reason(begun.stderr.splitlines()).rstrip('.')}.")
+                raise Refused(f"The repository on {settings.store} does not open, or could not be begun: {reason(begun.stderr.splitlines()).rstrip('.')}. "
+                              "Is app_backup_files_pass another than the one it was made with?")
         refuse_another_life(settings, command)
         # Locks of a backup that was killed; those of one that runs stay.
         call([*command, "unlock"], "The repository stays locked")

@@ -688,6 +688,8 @@ def test_the_contract_is_validated_by_its_role_where_there_was_no_preflight(run,
     answer = run()
     assert ("value of app_source must be one of" in answer.stdout) is validated, answer.stdout
     assert ("Read the releases" in answer.stdout) is not validated, answer.stdout
+    # A failing validation prints the whole interface, with its templates rendered.
+    assert KEY not in answer.stdout + answer.stderr
 
 
 def test_every_playbook_has_a_preflight_or_says_that_it_has_none():

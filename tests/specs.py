@@ -115,6 +115,12 @@ def check_options(options: dict, where: str) -> Iterator[str]:
         yield from check_options(option.get("options") or {}, path)
 
 
+def tells_a_secret(default: Any, secrets: set[str]) -> bool:
+    """Whether a default is rendered from the vault, or from an option that is no log's business."""
+    text = json.dumps(default)
+    return "{{" in text and any(word.startswith("vault_") or word in secrets for word in re.findall(r"\w+", text))
+
+
 def uncommented(text: str) -> Iterator[str]:
     """Top-level keys of a YAML file without a comment on the line above."""
     lines = text.splitlines()
@@ -141,10 +147,14 @@ def check_role(folder: pathlib.Path) -> Iterator[str]:
             yield f"{role}: {name} does not begin with {' or '.join(prefixes)}"
         if "__" in name:
             yield f"{role}: {name} is internal (__): keep it out of defaults and argument_specs"
+    secrets = {name for name, option in options.items() if option.get("no_log")}
     for name in defaults:
         specified = options.get(name, {}).get("default", NOTHING)
         if name not in options:
             yield f"{role}: {name} is in defaults/main.yml but not in argument_specs"
+        elif tells_a_secret(defaults[name], secrets):
+            if specified is not NOTHING:
+                yield f"{role}: leave the default of {name} out of argument_specs: a validation that fails prints it, rendered"
         elif specified is NOTHING:
             yield f"{role}: {name} has a default in defaults/main.yml but none in argument_specs"
         elif specified != defaults[name] or type(specified) is not type(defaults[name]):

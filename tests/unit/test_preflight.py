@@ -782,6 +782,41 @@ def test_the_operating_system_from_facts(run):
     assert "app1 runs an unknown system, but Redoubt supports Debian 12 and 13" in answer.stdout
 
 
+ROLE = """
+- hosts: web
+  become: false
+  gather_facts: false
+  tasks:
+    - ansible.builtin.set_fact: {ansible_connection: local}
+    - PREFLIGHT
+    - ansible.builtin.import_role: {name: redoubt.django.app, tasks_from: releases, rolespec_validate: false}
+"""
+
+
+@pytest.mark.parametrize(("preflight", "validated"), [("ansible.builtin.debug:", True), ("{ansible.builtin.debug: , register: site_preflight}", False)])
+def test_the_contract_is_validated_by_its_role_where_there_was_no_preflight(run, preflight, validated):
+    """And only there: it takes longer than most tasks, once a role and play."""
+    run.playbook = ROLE.replace("PREFLIGHT", preflight)
+    run.variables["app_source"] = "gti"
+    answer = run()
+    assert ("value of app_source must be one of" in answer.stdout) is validated, answer.stdout
+    assert ("Read the releases" in answer.stdout) is not validated, answer.stdout
+    # A failing validation prints the whole interface, with its templates rendered.
+    assert KEY not in answer.stdout + answer.stderr
+
+
+def test_every_playbook_has_a_preflight_or_says_that_it_has_none():
+    for path in sorted(ROOT.glob("playbooks/*.yml")):
+        first, *others = yaml.safe_load(path.read_text())
+        if any("redoubt.django.preflight" in task for task in first["tasks"]):
+            assert first["tasks"][0]["register"] == "site_preflight", path
+        else:
+            assert all(play["vars"]["site_preflight"] == "skipped" for play in (first, *others)), path
+    for path in sorted(ROOT.glob("roles/*/meta/main.yml")):
+        for role in yaml.safe_load(path.read_text())["dependencies"]:
+            assert role == {"role": "redoubt.django.site", "when": "site_preflight is not defined"}, path
+
+
 @pytest.fixture
 def vault(run):
     """An inventory with an encrypted file, and the passwords beside it."""

@@ -53,6 +53,8 @@ SPEC, DEFAULTS = "meta/argument_specs.yml", "defaults/main.yml"
         (SPEC, "Dotted path of the settings.", "Path of the settings.", "README.md is not what argument_specs say"),
         ("README.md", "# site", "# Site", "README.md is not what argument_specs say"),
         (SPEC, "  main:\n", "  other:\n", "has no entry main"),
+        (SPEC, "      app_secret_key:\n", "      app_secret_key:\n        default: '{{ vault_app_secret_key }}'\n", "leave the default of app_secret_key out"),
+        (SPEC, "      app_database:\n", "      app_database:\n        default: {}\n", "leave the default of app_database out"),
     ],
 )
 def test_the_check_can_fail(copy, name, old, new, sentence):

@@ -76,6 +76,7 @@ def told(lab, web, authority, tmp_path_factory):
         "nginx_trusted_proxies": [proxy["lab_ipv4"], proxy["lab_ipv6"]],
         "nginx_csp_report_only": True,
         "nginx_body_limits": {"/small/": "20k"},
+        "nginx_proxy_timeout": 2,
         "nginx_error_title": "Notes & Co.",
         "nginx_error_contact": "Write to <ops@notes.test>.",
         "nginx_error_texts": {"413": {"title": "Zu groß"}},
@@ -209,6 +210,32 @@ def test_the_other_ways_to_write_a_login_path_are_not_ways_around(stranger, edge
     assert [answer.status for answer in ask_from(stranger, edge, questions)].count(429) >= 5
 
 
+# --- An application that is silent ------------------------------------------------------------------------------------
+
+# Takes connections, for the kernel does, and never says a word.
+SILENT = "import os, socket, sys, time; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); os.chmod(sys.argv[1], 0o666); s.listen(64); time.sleep(120)"
+
+
+def test_who_waits_too_long_is_told_so(web, edge) -> None:
+    run = edge.variables["site_run"]
+    live = web.check_output(f"readlink {run}/live.sock")
+    web.check_output(f"systemd-run --quiet --collect --unit=silent python3 -c '{SILENT}' {run}/silent.sock && timeout 10 sh -c 'until test -S {run}/silent.sock; do sleep 0.1; done'")
+    try:
+        web.check_output(f"ln -sfn {run}/silent.sock {run}/live.sock")
+        answers = [edge.ask("/"), edge.ask(edge.variables["app_login_paths"][0], method="POST", body=b"a=b")]
+        as_json = edge.ask("/", headers={"Accept": "application/json"})
+    finally:
+        web.check_output(f"ln -sfn {live} {run}/live.sock; systemctl stop silent; rm -f {run}/silent.sock")
+    for answer in answers:
+        assert (answer.status, answer.one("Retry-After")) == (504, "30")
+        assert_header_set(answer)
+        assert_error_page(answer)
+    assert (as_json.status, json.loads(as_json.body)) == (504, {"status": 504, "request_id": as_json.one("X-Request-ID")})
+    (line,) = log(web, as_json.one("X-Request-ID"))
+    assert line["status"] == "504" and float(line["seconds"]) >= 2
+    assert edge.ask("/").status == 200
+
+
 # --- Client certificates ----------------------------------------------------------------------------------------------
 
 
@@ -304,3 +331,30 @@ def test_bodies_have_their_own_limit_below_a_path(edge) -> None:
     assert_header_set(refused)
     assert edge.ask("/small/upload", method="POST", body=b"x" * 15000).status in (403, 404)
     assert edge.ask("/about", method="POST", body=body).status != 413
+
+
+# --- Networks that the admin is for -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def narrow(lab, tmp_path_factory, told):
+    """The admin is for the stranger's addresses alone, and nothing else is asked. Put back by what `told` ends with: last."""
+    play = tmp_path_factory.mktemp("play") / "edge.yml"
+    play.write_text(PLAY)
+    there = lab.vars(lab.stranger)
+    lab.playbook(str(play), "--extra-vars", json.dumps({"app_admin_allow": [there["lab_ipv4"] + "/32", there["lab_ipv6"] + "/128"]}))
+
+
+@pytest.mark.parametrize("family", ["lab_ipv4", "lab_ipv6"])
+def test_the_admin_is_not_there_but_for_whom_it_is_meant(narrow, web, stranger, edge, family) -> None:
+    admin, login, server = edge.variables["app_admin_path"], edge.variables["app_login_paths"][0], edge.variables[family]
+    ways = [admin, admin.rstrip("/"), admin + "login/", admin + "login/?next=/", "/x/.." + admin, "/" + admin, "/%61" + admin[2:], admin + "nothing/"]
+    lies = {name: edge.lab.vars(edge.lab.stranger)[family] for name in ("X-Forwarded-For", "X-Real-IP")}
+    questions = [{"path": way, "headers": lies} for way in ways] + [{"path": admin + "login/", "method": "POST", "body": "a=b"}]
+    for question, answer in zip(questions, ask_from(web, edge, questions, server), strict=True):
+        assert answer.status == 404, question
+        assert_error_page(answer)
+        assert_header_set(answer)
+    assert [answer.status for answer in ask_from(web, edge, [{"path": "/healthz"}, {"path": login}], server)] == [200, 200]
+    inside = ask_from(stranger, edge, [{"path": admin}, {"path": admin.rstrip("/")}, {"path": admin + "login/"}, {"path": login}], server)
+    assert [answer.status for answer in inside] == [302, 301, 200, 200]

@@ -6,6 +6,7 @@ Reads one JSON object from standard input: `domain`, `server` (address), `source
     ["login", user, password]     a new visit: outcome is the status of the answer, 302 for a good one
     ["get", path, {headers}]      outcome is the status
     ["many", path, count]         the same over one connection, without a pause; outcome is the statuses that were seen
+    ["walk", count]               asks in turn for what is not there and sends what is forbidden, until no connection is made any more; outcome is the statuses
     ["hold"]                      opens a connection, asks for a page over it, and keeps it
     ["held"]                      outcome is `open` or how the kept connection ended
     ["until", outcome, seconds]   tries to get in until that works (`in`) or does not (`out`), or the time is up (`late`)
@@ -94,6 +95,17 @@ def many(path, count):
     return seen
 
 
+def walk(count):
+    seen = []
+    while len(seen) < count:
+        try:
+            made = connection(3)
+            seen.append((ask(made, "POST", "/about", "a=b") if len(seen) % 2 else ask(made, "GET", f"/nothing/{len(seen)}"))[0].status)
+        except GONE:
+            break
+    return seen
+
+
 def hold():
     HELD.append(connection(3))
     return ask(HELD[-1], "GET", "/")[0].status
@@ -131,7 +143,7 @@ def attack(user, count):
     return count
 
 
-STEPS = {"login": patient_login, "get": get, "many": many, "hold": hold, "held": held, "until": until, "attack": attack}
+STEPS = {"login": patient_login, "get": get, "many": many, "walk": walk, "hold": hold, "held": held, "until": until, "attack": attack}
 RESULTS = []
 for step in JOB["do"]:
     begin = time.time()

@@ -127,6 +127,13 @@ def test_the_server_is_in_its_sandbox(host) -> None:
     status = dict(line.split(":\t", 1) for line in host.check_output(f"cat /proc/{pid}/status").splitlines() if ":\t" in line)
     assert int(status["CapEff"], 16) == 1 << 2 | 1 << 12, status["CapEff"]
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    writable = {path for path in ("/etc", "/usr", "/srv", "/var/lib", "/var/log", "/run/fail2ban", "/var/lib/fail2ban")
+                if host.run(f"nsenter --mount --target {pid} -- test -w {path}").rc == 0}
+    assert writable == {"/run/fail2ban", "/var/lib/fail2ban"}
+    assert host.check_output(f"nsenter --mount --target {pid} -- ls -A /root /home").split() == ["/home:", "/root:"]
+    shown = host.check_output("systemctl show --property=IPAddressDeny,RestrictAddressFamilies,PrivateTmp fail2ban.service").splitlines()
+    said = {name: set(values.split()) for name, _, values in (line.partition("=") for line in shown)}
+    assert said == {"IPAddressDeny": {"0.0.0.0/0", "::/0"}, "RestrictAddressFamilies": {"AF_UNIX", "AF_NETLINK"}, "PrivateTmp": {"yes"}}
     verdict = host.check_output("systemd-analyze security --no-pager fail2ban.service").splitlines()[-1]
     assert float(verdict.split(": ")[1].split()[0]) < 2.5, verdict
 

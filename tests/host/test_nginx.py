@@ -123,8 +123,8 @@ def policy(host) -> str:
     return "Content-Security-Policy" + ("-Report-Only" if host.lab.get("nginx_csp_report_only") else "")
 
 
-# Every location, and every status that a visitor can bring about without changing anything (tests/drill/test_edge_headers.py
-# has the others): what is asked, the statuses it may have, and whose page it is.
+# Every location, and every status that a visitor can bring about without changing anything (tests/drill/test_edge_*.py
+# have the others): what is asked, the statuses it may have, and whose page it is.
 OWN = "own error page"
 MATRIX = [
     ("application 200", {"path": "/"}, (200, 301, 302), None),
@@ -309,6 +309,12 @@ def test_every_login_path_has_its_limit(host) -> None:
     assert "limit_req zone=redoubt_login " in said and "limit_conn redoubt_connections " in said
     for path in host.lab["app_login_paths"]:
         assert f'"POST:{urllib.parse.unquote(path)}" $redoubt_client;' in said
+
+
+def test_the_admin_is_for_the_networks_that_the_inventory_names(host) -> None:
+    networks = host.lab["app_admin_allow"] if host.lab["app_admin_path"] else []
+    told = re.findall(r"geo \$redoubt_admin_allowed \{\s*default 0;([^}]*)\}", host.check_output("nginx -T 2>/dev/null"))
+    assert [line.split() for block in told for line in block.splitlines() if line.strip()] == [[f'"{network}"', "1;"] for network in networks]
 
 
 def test_the_configuration_is_valid_and_without_warnings(host) -> None:

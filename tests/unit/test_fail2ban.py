@@ -429,15 +429,26 @@ def test_behind_a_proxy_nginx_gets_a_list_and_one_reload(jail, tmp_path) -> None
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert (tmp_path / "login.conf").read_text() == "2001:db8:a:1::/64 1;\n203.0.113.5/32 1;\n203.0.113.6/32 1;\n"
-    assert [command for command, _ in jail.ran] == [["systemctl", "reload", "nginx.service"]]
+    assert [command for command, _ in jail.ran] == [["systemctl", "reload", "nginx.service"]] and len(action.told) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["login.conf"] and (tmp_path / "login.conf").stat().st_mode & 0o777 == 0o644
 
 
 def test_behind_a_proxy_nobody_banned_is_nothing_to_tell(jail, tmp_path) -> None:
-    """Or the first ban after a start would wait until nginx may be told a second time."""
+    """It would be one of the few times that nginx is told at once."""
     action = jail.act(nginx=str(tmp_path))
     action.write()
-    assert (list(tmp_path.iterdir()), jail.ran, action.told) == ([], [], 0.0)
+    assert (list(tmp_path.iterdir()), jail.ran, action.told) == ([], [], [])
+
+
+@pytest.mark.parametrize(("ago", "lowest", "highest"), [
+    ([], 0, 1), ([1], 0, 1), ([1] * 11, 0, 1), ([70] * 50 + [1] * 11, 0, 1), ([1] * 12, 3, 4.1), ([59] * 11 + [2], 2, 3.1), ([9] * 30, 0, 1),
+])
+def test_behind_a_proxy_a_ban_waits_only_when_there_were_many(jail, tmp_path, ago, lowest, highest) -> None:
+    action = jail.act(nginx=str(tmp_path))
+    action.told = [time.monotonic() - seconds for seconds in ago]
+    action.publish()
+    action.stop()
+    assert lowest <= action.timer.interval <= highest
 
 
 def test_behind_a_proxy_the_kernel_lets_go_of_whom_it_held(jail, tmp_path) -> None:

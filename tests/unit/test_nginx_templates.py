@@ -234,7 +234,12 @@ def test_only_posts_to_login_paths_are_counted_by_the_clients_network():
     assert maps["$redoubt_admin_key"].block[1].words == ["~^/back\\ office/", "$redoubt_client"]
     zones = {zone.words[2].split(":")[0]: zone.words[1] for zone in conf.all("limit_req_zone")}
     assert zones["zone=redoubt_login"] == "$redoubt_login_key" and zones["zone=redoubt_admin"] == "$redoubt_admin_key"
-    assert {limit.words[1] for limit in conf.all("limit_req")} == {"zone=redoubt_login", "zone=redoubt_admin"}
+    # Wherever the application is asked, and nowhere else.
+    snippet = Rendered(FULL).conf("snippets/proxy.conf")
+    assert {limit.words[1] for limit in snippet.all("limit_req")} == {"zone=redoubt_login", "zone=redoubt_admin"} and not conf.all("limit_req")
+    for place in Rendered(FULL).conf("sites-enabled/https.conf").walk():
+        includes = [child.words[1] for child in place.all("include")]
+        assert bool(place.all("proxy_pass")) == ("snippets/proxy.conf" in includes), place.words
     assert conf.one("limit_req_status") == conf.one("limit_conn_status") == ["429"]
 
 

@@ -23,8 +23,9 @@ from fail2ban.server.ipdns import IPAddr
 TABLE = "inet redoubt_bans"
 # Seconds that the kernel waits longer than fail2ban, which says that it lifts a ban, and lengthens it up to ten seconds later.
 SLACK = 15
-# Seconds before nginx is told of a ban, so that several are one, and between one time and the next: each leaves old workers.
-SOON, PAUSE = 0.3, 5
+# Seconds before nginx is told of a ban, so that several are one. So many times a minute; beyond that there are PAUSE seconds between
+# one and the next, for each leaves old workers behind while a visitor holds a websocket.
+SOON, AT_ONCE, PAUSE = 0.2, 12, 5
 
 
 def network(address):
@@ -54,7 +55,7 @@ class Action(ActionBase):
         self.ports, self.nginx = ports, nginx
         self.lock = threading.Lock()
         self.timer = None
-        self.told = 0.0
+        self.told = []
         count_networks(jail.filter)
 
     # A reload makes a new action unless the old one takes the new options; a new one would be stopped as one too many.
@@ -182,7 +183,11 @@ add rule {TABLE} ban_{name} {match}ip6 saddr & ffff:ffff:ffff:ffff:: @{name}6 go
         with self.lock:
             if self.timer and self.timer.is_alive():
                 return
-            self.timer = threading.Timer(max(delay, self.told + PAUSE - time.monotonic()), self.write)
+            now = time.monotonic()
+            self.told = [when for when in self.told if when > now - 60]
+            if len(self.told) >= AT_ONCE:
+                delay = max(delay, self.told[-1] + PAUSE - now)
+            self.timer = threading.Timer(delay, self.write)
             self.timer.daemon = True
             self.timer.start()
 
@@ -191,7 +196,8 @@ add rule {TABLE} ban_{name} {match}ip6 saddr & ffff:ffff:ffff:ffff:: @{name}6 go
             self.timer = None
         try:
             if self.write_list():
-                self.told = time.monotonic()
+                with self.lock:
+                    self.told.append(time.monotonic())
                 self.reload_nginx()
         except OSError as error:
             self._logSys.error("the bans of %s could not be written for nginx: %s", self._jail.name, error)
@@ -201,7 +207,7 @@ add rule {TABLE} ban_{name} {match}ip6 saddr & ffff:ffff:ffff:ffff:: @{name}6 go
         addresses = sorted({str(network(IPAddr(str(ticket.getID())))) for ticket in self._jail.actions.banManager})
         text = "".join(f"{address if '/' in address else address + '/32'} 1;\n" for address in addresses)
         path = pathlib.Path(self.nginx, f"{self._jail.name}.conf")
-        # Where there is no list nobody is banned: to say so would cost a reload, and keep the first ban waiting for its turn.
+        # Where there is no list nobody is banned: to say so would cost a reload.
         if (path.read_text(encoding="ascii") if path.exists() else "") == text:
             return False
         staged = path.with_suffix(".new")

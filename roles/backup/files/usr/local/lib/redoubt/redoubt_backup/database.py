@@ -121,8 +121,11 @@ def scratch_alive(name: str) -> bool:
 
 
 def scratch_log(name: str) -> list[str]:
-    return subprocess.run(["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=400", f"--unit={scratch_unit(name)}"],
-                          capture_output=True, text=True, check=False).stdout.splitlines()
+    lines = subprocess.run(["journalctl", "--quiet", "--no-pager", "--output=cat", "--lines=400", f"--unit={scratch_unit(name)}"],
+                           capture_output=True, text=True, check=False).stdout.splitlines()
+    # Since its last start: earlier restores had the same name.
+    starts = [number for number, line in enumerate(lines) if line.startswith("Started ")]
+    return lines[starts[-1] + 1:] if starts else lines
 
 
 def remove_scratch(settings: Settings, name: str) -> None:

@@ -37,7 +37,8 @@ def test_a_night_is_drilled_and_listed(backups) -> None:
     assert drilled["ok"], drilled
     assert [step["step"] for step in drilled["steps"]] == [
         "log archived", "files restored", "files as listed", "dump restored", "rows as counted", "canary", "every page read", "migrations",
-        "database's repository", "files' repository"]
+        # Debian 12's pgBackRest cannot do it over the network.
+        *([] if "VERSION_CODENAME=bookworm" in backups.db.check_output("cat /etc/os-release") else ["database's repository"]), "files' repository"]
     found = backups.listing["backups"]
     assert {row["kind"].split(",")[0] for row in found if row["host"] == backups.name} == {"database", "files"}
     told = backups.play("backups").stdout

@@ -65,6 +65,14 @@ class Backups:
             assert time.monotonic() < deadline, f"{segment} was not archived: {self.db.run('journalctl -u redoubt-backup-send | tail -n 5').stdout}"
             time.sleep(0.2)
 
+    @staticmethod
+    def alerted(host, text: str) -> None:
+        """A line at crit says so, a moment after what has failed."""
+        deadline = time.monotonic() + 30
+        while text not in (said := host.check_output("journalctl --no-pager --output=cat -t redoubt-alert --priority=crit --lines=5")):
+            assert time.monotonic() < deadline, said
+            time.sleep(0.5)
+
     @property
     def drilled(self) -> dict:
         return json.loads(self.db.check_output(f"cat /var/lib/redoubt/{self.app}/drill.json"))

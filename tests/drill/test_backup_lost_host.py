@@ -43,6 +43,9 @@ def test_a_host_is_lost(lab, backups, browse, table) -> None:
     lab.hang_up()
     lab.playbook("molecule/lab/create.yml", "--extra-vars", f"lab={lab.name}")
     lab.forget()
+    new = lab.vars(lab.web)
+    for name in (f"{lab.web}.test", *new["app_domains"]):
+        lab.dns(name, a=[new["lab_ipv4"]], aaaa=[new["lab_ipv6"]] if new["lab_ipv6"] else [])
     began = time.monotonic()
     lab.playbook("playbooks/site.yml")
     made = time.monotonic()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 import time
@@ -142,7 +141,7 @@ def test_what_an_owned_host_cannot_destroy(backups) -> None:
     assert label not in backups.store.run(f"find {backups.root}/database/{backups.name}").stdout, "the attack did not even hurt"
     backups.store.check_output("systemctl start redoubt-backup-keep.service")
     assert backups.store.run("systemctl start redoubt-backup-watch.service").rc != 0
-    assert f"{backups.name} has no backup of its database at all" in backups.store.check_output("journalctl --no-pager -o cat -t redoubt-alert | tail -n 3")
+    backups.alerted(backups.store, f"{backups.name} has no backup of its database at all")
 
     backups.store.check_output(f"/usr/local/lib/redoubt/backup-server bring-back {kept} {backups.name}")
     assert label in {row["name"] for row in backups.listing["backups"]}
@@ -182,9 +181,7 @@ def test_a_backup_that_fails_says_so(backups) -> None:
         assert re.search(rf"{backups.store_name} cannot be reached.*What was backed up before is as it was", backups.told(done)), done.stdout
     finally:
         backups.store.check_output("systemctl start redoubt-backup-door.service")
-    said = backups.web.check_output("journalctl --no-pager --output=json -t redoubt-alert --lines=1")
-    assert json.loads(said)["PRIORITY"] == "2"
-    assert "redoubt-backup.service failed" in said
+    backups.alerted(backups.web, f"redoubt-backup.service failed: {backups.store_name} cannot be reached")
     assert backups.play("backup").returncode == 0
 
 

@@ -517,15 +517,15 @@ def test_what_cannot_be_reached_is_found_out_while_the_application_serves(machin
 
 
 def test_killed_at_any_step_the_next_run_puts_the_old_cluster_back_first(machine) -> None:
-    reached, phases = 0, set()
-    # Every second step, of which the folders' removals are many.
-    for at in range(1, 300, 2):
+    at, reached, phases = 1, 0, set()
+    while True:
         machine.begin()
         if not dies(lambda: machine.restore("database"), at, MUTATING, processes=True):
             break
-        reached = at
         phase = machine.common.read(machine.state / "restore.json").get("phase")
         phases.add(phase)
+        # Each step from when the service stops until the restored one is in its place; every fourth of those before and after.
+        reached, at = at, at + (1 if phase in ("replaying", "swapping") else 4)
         # A repository that cannot be reached by now keeps nothing from being put back.
         machine.fakes.rule("info --output=json", code=99, err="ERROR: [049]: unable to connect")
         with pytest.raises(machine.refused, match="unable to connect"):
@@ -538,7 +538,7 @@ def test_killed_at_any_step_the_next_run_puts_the_old_cluster_back_first(machine
             machine.after("database")
             continue
         machine.before()
-        if at % 7 == 0:
+        if reached % 9 == 0:
             machine.rules_of_a_good_restore()
             machine.restore("database")
             machine.after("database")

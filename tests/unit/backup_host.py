@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.machinery
 import importlib.util
+import ipaddress
 import json
 import os
 import subprocess
@@ -13,6 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 
@@ -100,6 +105,67 @@ class Fakes:
 
     def on_path(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", f"{self.bin}:/usr/sbin:/usr/bin:/sbin:/bin")
+
+
+# Answers only who has a certificate: 403 at whose name is another's, 404 where nothing has been begun.
+DOOR = """
+import http.server, ssl, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response({"/app1/config": 200, "/new/config": 404}.get(self.path, 403))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(f"{sys.argv[1]}/host.pem", f"{sys.argv[1]}/host.key")
+context.load_verify_locations(f"{sys.argv[1]}/ca.pem")
+context.verify_mode = ssl.CERT_REQUIRED
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+class Door:
+    """The way to the repositories of files: a server with a certificate, which asks for one. A process, for tests fork."""
+
+    def __init__(self, base: Path) -> None:
+        self.pki = base / "pki"
+        self.pki.mkdir()
+        make_pki(self.pki)
+        self.process = subprocess.Popen([sys.executable, "-c", DOOR, str(self.pki)], stdout=subprocess.PIPE, text=True)
+        self.port = int(self.process.stdout.readline())
+
+    def repository(self, host: str) -> str:
+        return f"rest:https://127.0.0.1:{self.port}/{host}/"
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def make_pki(folder: Path) -> None:
+    """An authority, and a certificate of 127.0.0.1 for both ends."""
+    now = datetime.datetime.now(datetime.UTC)
+    authority, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    names = [x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]) for name in ("authority", "app1")]
+    identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key())
+    usage = dict.fromkeys(("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign", "crl_sign",
+                           "encipher_only", "decipher_only"), False)
+    for name, public, subject, more in (
+            ("ca", authority.public_key(), names[0], (x509.BasicConstraints(True, None), x509.KeyUsage(**{**usage, "key_cert_sign": True}))),
+            ("host", key.public_key(), names[1], (x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), identifier))):
+        builder = x509.CertificateBuilder(names[0], subject, public, x509.random_serial_number(), now - datetime.timedelta(hours=1),
+                                          now + datetime.timedelta(days=1))
+        for extension in (x509.SubjectKeyIdentifier.from_public_key(public), *more):
+            builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+        (folder / f"{name}.pem").write_bytes(builder.sign(authority, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    (folder / "host.key").write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
 
 
 def load(name: str, path: Path) -> types.ModuleType:

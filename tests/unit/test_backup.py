@@ -35,6 +35,9 @@ APP = {"notes@blue.service", "notes@blue.socket", "notes-worker.service", "notes
 SEGMENTS = [f"00000001000000000000000{number}" for number in (3, 4)]
 LOG = (*SEGMENTS, "00000002.history", "000000010000000000000005.partial")
 MUTATING = ("mkdir", "rename", "unlink", "rmdir", "chown")
+NEXT = "redoubt-restored-next.service"
+# What only the server of the service is asked, once the restored cluster is in its place.
+SWAPPED = "-h /run/postgresql -d postgres -c SELECT pg_database_size"
 
 # What pgBackRest's restore makes, in the folder it is told.
 RESTORE = """
@@ -42,6 +45,17 @@ for word; do case $word in --pg1-path=*) folder=${word#--pg1-path=};; esac; done
 mkdir -p $folder/pg_wal
 echo new > $folder/who
 echo archived > $folder/pg_wal/000000010000000000000003
+printf "# Do not edit\nwork_mem = '8MB'\nrestore_command = 'x'\nrecovery_target_time = 'y'\n" > $folder/postgresql.auto.conf
+"""
+# A server beside the service: it runs from now on.
+START = """
+for word; do case $word in --unit=*) touch BASE/units/${word#--unit=};; esac; done
+"""
+# Each server answers while it runs.
+ANSWER = f"""
+unit={UNIT}
+for word; do case $word in /run/redoubt-restored-*) unit=${{word#/run/}}.service;; esac; done
+test -e BASE/units/$unit || {{ echo 'psql: error: no' >&2; exit 2; }}
 """
 # What restic's does.
 BRING = """
@@ -53,16 +67,16 @@ cp -a BASE/snapshot/. $folder/
 class Machine:
     """A host with an application, its database and its files."""
 
-    def __init__(self, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, base: Path, door: backup_host.Door, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.door = door
         self.base, self.root, self.config, self.state = base, base / "root", base / "config", base / "state"
         self.fakes = backup_host.Fakes(base)
         self.fakes.add("systemctl", "pgbackrest", "restic", "setpriv", "systemd-run", "journalctl", "systemd-cat")
         binaries = self.root / "usr/lib/postgresql/17/bin"
-        for folder in (binaries, self.config, self.state, base / "pki", base / "run"):
+        for folder in (binaries, self.config, self.state, base / "run"):
             folder.mkdir(parents=True)
+        shutil.copytree(door.pki, base / "pki")
         self.fakes.add("psql", "pg_dump", "pg_restore", folder=binaries)
-        for name in ("ca.pem", "host.pem", "host.key"):
-            (base / "pki" / name).write_text(f"{name}\n")
         self.media, self.data = base / "srv/media", base / "srv/data"
         self.configure()
         monkeypatch.setenv("BACKUP_CONFIG", str(self.config))
@@ -73,8 +87,8 @@ class Machine:
         for name in [name for name in sys.modules if name.split(".")[0] == "redoubt_backup"]:
             monkeypatch.delitem(sys.modules, name)
         monkeypatch.syspath_prepend(str(FILES))
-        self.common, self.database, self.files, self.drill = (importlib.import_module(f"redoubt_backup.{name}")
-                                                              for name in ("common", "database", "files", "drill"))
+        self.common, self.application, self.database, self.files, self.drill = (
+            importlib.import_module(f"redoubt_backup.{name}") for name in ("common", "application", "database", "files", "drill"))
         self.program = backup_host.load("redoubt_backup_program", FILES / "backup")
         self.refused = self.common.Refused
         us = pwd.struct_passwd(("postgres", "x", os.getuid(), os.getgid(), "", "/", "/bin/false"))
@@ -82,7 +96,7 @@ class Machine:
         self.begin()
 
     def configure(self, **changes: object) -> None:
-        wanted = {"app": "notes", "host": "app1", "store": "store1", "repository": "rest:https://store1:8430/app1/", "user": "notes_backup",
+        wanted = {"app": "notes", "host": "app1", "store": "store1", "repository": self.door.repository("app1"), "user": "notes_backup",
                   "owner_role": "notes_owner", "database": True, "web": True, "version": 17, "paths": ["/nowhere"], "exclude": ["*.tmp"],
                   "media": str(self.media), "data": str(self.data), "state": str(self.state), "pki": str(self.base / "pki"), "manage": "python manage.py",
                   "max_age_hours": 26, "drill_max_age_days": 15, "required": "warn", **changes}
@@ -127,15 +141,16 @@ class Machine:
         rule(" restore --pg1-path", sh=RESTORE)
         rule("--target=/", sh=BRING.replace("BASE", str(self.base)))
         self.snapshots(("aa" * 32, "2026-11-20T02:15:00.123456789+01:00"), ("bb" * 32, "2026-11-25T02:15:00Z"))
-        # It answers while it runs.
-        rule("pg_is_in_recovery", sh=f"test -e {self.base}/units/{UNIT} || {{ echo 'psql: error: no' >&2; exit 2; }}", out="f")
+        rule("systemd-run", sh=START.replace("BASE", str(self.base)))
+        rule("pg_is_in_recovery", sh=ANSWER.replace("BASE", str(self.base)), out="f")
         rule("FROM pg_database WHERE datname", out="1")
         rule("to_regclass('redoubt.canary')", out="t")
         rule("max(at) FROM redoubt.canary", out="2026-11-25 02:15:00+00")
         rule("pg_database_size", out="1024")
 
     def backups(self, *found: tuple[str, float], system: int = 7) -> None:
-        told = [{"type": kind, "label": f"label{number}", "timestamp": {"stop": int(time.time() - age)}} for number, (kind, age) in enumerate(found)]
+        told = [{"type": kind, "label": f"label{number}", "timestamp": {"stop": int(time.time() - age)}, "info": {"size": 1000}}
+                for number, (kind, age) in enumerate(found)]
         self.fakes.rule("info --output=json", out=json.dumps([{"backup": told, "db": [{"system-id": system}]}]))
 
     def snapshots(self, *found: tuple[str, str]) -> None:
@@ -147,32 +162,45 @@ class Machine:
     def who(self, folder: Path) -> str:
         return (folder / "who").read_text().strip() if (folder / "who").exists() else ""
 
-    def before(self) -> None:
+    def before(self, *beside: str) -> None:
         """All is as it was before the restore, and runs."""
         assert self.who(self.cluster) == "old"
         assert {path.name: path.read_text() for path in (self.cluster / "pg_wal").iterdir() if path.is_file()} == dict.fromkeys(LOG, "old")
         for folder in (self.media, self.data):
             assert self.who(folder) == "old" and (folder / "gone").exists()
-        self.runs()
+        self.runs(*beside)
 
     def after(self, *parts: str) -> None:
         """What was restored is in place and runs, and what was there before is aside."""
-        for folder in [self.cluster] if "database" in parts else [] + [self.media, self.data] if "media" in parts else []:
+        for folder in [*([self.cluster] if "database" in parts else []), *([self.media, self.data] if "media" in parts else [])]:
             assert self.who(folder) == "new"
             assert not (folder / "gone").exists()
             assert self.who(folder.with_name(f"{folder.name}.before-restore")) == "old"
         self.runs()
 
-    def runs(self) -> None:
-        assert self.fakes.running() == {UNIT, *APP}
+    def release(self) -> None:
+        """What an administrator does after a restore that was cut off and could not be begun again."""
+        self.application.release(self.settings)
+
+    def runs(self, *beside: str) -> None:
+        assert self.fakes.running() == {UNIT, *APP, *beside}
         assert not (self.state / "held.json").exists()
         assert not list(self.media.parent.glob(".restoring-*"))
         assert not self.database.InPlace(self.settings).pending()
+        if not beside:
+            assert not list((self.root / "var/lib/postgresql/redoubt-restored").glob("*"))
+
+
+@pytest.fixture(scope="session")
+def door(tmp_path_factory) -> Iterator[backup_host.Door]:
+    found = backup_host.Door(tmp_path_factory.mktemp("door"))
+    yield found
+    found.close()
 
 
 @pytest.fixture
-def machine(tmp_path, monkeypatch) -> Machine:
-    return Machine(tmp_path, monkeypatch)
+def machine(tmp_path, door, monkeypatch) -> Machine:
+    return Machine(tmp_path, door, monkeypatch)
 
 
 # --- Times and names -------------------------------------------------------------------------------------------------
@@ -188,9 +216,9 @@ def test_a_time_is_taken_as_people_and_restic_write_it(machine, text, wanted) ->
     assert machine.common.moment(text).isoformat() == wanted
 
 
-@pytest.mark.parametrize("text", ["yesterday", "", "2026-13-01", "2026-11-20 25:00", "0001-01-01 00:00+10:00", "1700000000"])
+@pytest.mark.parametrize("text", ["yesterday", "", "2026-13-01", "2026-11-20 25:00", "0001-01-01 00:00+10:00", "1700000000", "2026-11-20", "2026-11-20+02:00"])
 def test_what_is_no_time_is_a_sentence(machine, text) -> None:
-    with pytest.raises(machine.refused, match=r"is no time: write it as 2026-11-20 02:15:00\+00:00\.$"):
+    with pytest.raises(machine.refused, match=r"is no time: write it as 2026-11-20T02:15:00Z\.$"):
         machine.restore(at=text or " ")
     machine.before()
     assert not machine.fakes.calls("stop")
@@ -203,8 +231,8 @@ def test_pgbackrest_is_told_the_time_in_its_own_words(machine) -> None:
 
 
 def test_a_time_that_is_yet_to_come_is_refused(machine) -> None:
-    with pytest.raises(machine.refused, match="^2999-01-01 is yet to come: choose a time that has been.$"):
-        machine.restore(at="2999-01-01")
+    with pytest.raises(machine.refused, match="^2999-01-01 00:00 is yet to come: choose a time that has been.$"):
+        machine.restore(at="2999-01-01 00:00")
     machine.before()
     assert not machine.fakes.calls()
 
@@ -305,7 +333,7 @@ def test_the_newest_snapshot_until_then_is_chosen(machine, at, wanted) -> None:
 
 def test_a_time_before_all_snapshots_and_none_at_all_are_sentences(machine) -> None:
     with pytest.raises(machine.refused, match="The oldest backup of files is of 2026-11-20T02:15:00, after 2026-11-20 00:00:00.*: choose a later time."):
-        machine.restore("media", at="2026-11-20")
+        machine.restore("media", at="2026-11-20 00:00")
     machine.before()
     machine.snapshots()
     with pytest.raises(machine.refused, match="^store1 has no backup of the files of app1.$"):
@@ -323,12 +351,55 @@ def test_a_restore_replaces_the_cluster_and_brings_what_was_not_archived(machine
     # The segment that the archive had stays the archive's; the other one is brought; nothing else is.
     assert {path.name: path.read_text().strip() for path in (machine.cluster / "pg_wal").iterdir()} == {SEGMENTS[0]: "archived", SEGMENTS[1]: "old"}
     assert json.loads((machine.state / "restore.json").read_text())["phase"] == "restored"
+    # What the recovery was told is told to none after it.
+    assert (machine.cluster / "postgresql.auto.conf").read_text() == "work_mem = '8MB'\n"
     order = [line.split()[1] for line in machine.fakes.calls("systemctl") if UNIT in line and "is-active" not in line]
     assert order == ["stop", "reset-failed", "start"]
     # The application stands still all the while, sockets stopped before services and started before them.
     moves = [line.removeprefix("systemctl ") for line in machine.fakes.calls("systemctl") if "notes" in line and "list-units" not in line]
     assert moves == ["stop notes-prune.timer", "stop notes@blue.socket", "stop notes-worker.service notes@blue.service",
                      "start notes@blue.socket", "start notes-worker.service notes@blue.service", "start notes-prune.timer"]
+
+
+def test_what_takes_long_is_done_while_the_application_serves_and_only_what_writes_while_it_stands(machine) -> None:
+    running = " && ".join(f"test -e {machine.base}/units/{unit}" for unit in (UNIT, *APP))
+    machine.fakes.rule(" restore --pg1-path", sh=f"{{ {running}; }} || {{ echo 'ERROR: it stands still' >&2; exit 1; }}\n{RESTORE}")
+    # And the restored one starts when nothing writes any more.
+    still = "; ".join(f"test ! -e {machine.base}/units/{unit}" for unit in (UNIT, *APP))
+    machine.fakes.rule("systemd-run", sh=f"{still}\n{START.replace('BASE', str(machine.base))}")
+    machine.restore("database")
+    machine.after("database")
+    (started,) = machine.fakes.calls("systemd-run")
+    assert all(word in started for word in ("listen_addresses= ", "archive_mode=on", "unix_socket_directories=/run/redoubt-restored-next "))
+    # It is asked, and stopped before its folder takes the place of the service's.
+    order = machine.fakes.calls()
+    assert (order.index(f"systemctl stop {UNIT}") < order.index(started) < order.index(*machine.fakes.calls("-h /run/redoubt-restored-next ", "size"))
+            < order.index(f"systemctl stop {NEXT}", order.index(started)) < order.index(f"systemctl start {UNIT}"))
+
+
+def test_segments_on_their_way_are_brought_before_those_of_the_server(machine) -> None:
+    spool, last = machine.settings.spool, "000000010000000000000005"
+    spool.mkdir()
+    for name, text in ((SEGMENTS[0], "spooled"), (SEGMENTS[1], "spooled"), (last, "spooled"), (f".{last}", "half"), ("00000002.history", "spooled")):
+        (spool / name).write_text(text)
+    machine.restore("database")
+    assert {path.name: path.read_text().strip() for path in (machine.cluster / "pg_wal").iterdir()} == {
+        SEGMENTS[0]: "archived", SEGMENTS[1]: "spooled", last: "spooled"}
+    assert (machine.cluster / "pg_wal" / last).stat().st_mode & 0o777 == 0o600
+    # Who sends them goes on.
+    assert len(list(spool.iterdir())) == 5
+
+
+def test_a_disk_without_room_for_a_second_cluster_is_said_before_anything_is_fetched(machine, monkeypatch) -> None:
+    real = shutil.disk_usage
+    monkeypatch.setattr(machine.database.shutil, "disk_usage", lambda path: real(path)._replace(free=1099))
+    with pytest.raises(machine.refused, match=r"^The database needs 0\.0 GB beside what is there, and .* has 0\.0 GB free: make room first\.$"):
+        machine.restore("database")
+    machine.before()
+    assert not machine.fakes.calls(" restore --pg1-path")
+    monkeypatch.setattr(machine.database.shutil, "disk_usage", lambda path: real(path)._replace(free=1101))
+    machine.restore("database")
+    machine.after("database")
 
 
 def test_at_a_time_no_segment_is_brought(machine) -> None:
@@ -339,63 +410,97 @@ def test_at_a_time_no_segment_is_brought(machine) -> None:
     assert "--target=2026-11-25 03:00:00.000000+00 --target-action=promote" in call
 
 
-STEPS = {
-    "no such time": (" restore --pg1-path", {"code": 38, "err": "P00  ERROR: [075]: unable to find backup set"},
-                     "The database was not restored: [075]: unable to find backup set."),
-    "a restore that breaks off": (" restore --pg1-path", {"sh": RESTORE + "echo 'ERROR: [041]: No space left on device'; exit 41"},
+FETCHING = {
+    "no such time": ({"code": 38, "err": "P00  ERROR: [075]: unable to find backup set"}, "The database was not restored: [075]: unable to find backup set."),
+    "a restore that breaks off": ({"sh": RESTORE + "echo 'ERROR: [041]: No space left on device'; exit 41"},
                                   "The database was not restored: [041]: No space left on device."),
-    "a database that does not start": (f"start {UNIT}", {"code": 1}, "The restored database does not start: could not locate required checkpoint record."),
+}
+
+
+@pytest.mark.parametrize("step", FETCHING)
+def test_what_fails_while_it_is_fetched_is_said_and_nothing_stands_still(machine, step) -> None:
+    what, sentence = FETCHING[step]
+    machine.fakes.rule(" restore --pg1-path", **what)
+    with pytest.raises(machine.refused) as refused:
+        machine.restore()
+    assert str(refused.value) == sentence
+    machine.before()
+    assert not [line for line in machine.fakes.calls("systemctl stop") if NEXT not in line]
+
+
+STEPS = {
+    "a restored database that cannot be started": ("systemd-run", {"code": 1, "err": "Unit already exists."},
+                                                   "The restored database could not be started: Unit already exists."),
+    "a restored database that ends": ("systemd-run", {"code": 0}, "The restored database does not start: could not locate required checkpoint record."),
     "a database that is another's": ("FROM pg_database WHERE datname", {"out": "0"},
                                      "The restored cluster has no database notes: the backup is of another application."),
     "a database that does not answer": ("pg_database_size", {"code": 1, "err": "psql: error: FATAL:  terminating connection"},
                                         "PostgreSQL does not answer: terminating connection."),
     "PostgreSQL that does not stop": (f"stop {UNIT}", {"code": 1, "err": "Job canceled."}, "PostgreSQL could not be stopped: Job canceled."),
+    "no recovery's settings": (" restore --pg1-path", {"sh": RESTORE + "rm $folder/postgresql.auto.conf"}, "postgresql.auto.conf'."),
+    # From here on the restored one is in the place of the service's.
+    "PostgreSQL that does not start with it": (f"start {UNIT}", {"sh": "grep -q old BASE/root/var/lib/postgresql/17/main/who || exit 1"},
+                                               "PostgreSQL does not start with the restored data: it said nothing."),
+    "a service that does not answer": (SWAPPED, {"code": 2, "err": "psql: error: FATAL:  the database system is shutting down"},
+                                       "PostgreSQL does not answer: the database system is shutting down."),
 }
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_what_fails_brings_the_old_cluster_back_and_says_so(machine, step) -> None:
     inside, what, sentence = STEPS[step]
-    log = machine.root / "var/log/postgresql/postgresql-17-main.log"
-    log.parent.mkdir(parents=True)
-    log.write_text("old FATAL:  something else\nLOG:  x\nFATAL:  could not locate required checkpoint record\nFATAL:  the database system is starting up\n")
-    if inside.startswith("start "):
-        # The restored one does not; the one from before does.
-        what = {"sh": f"grep -q old {machine.cluster}/who || exit 1"}
+    if "sh" in what:
+        what = {"sh": what["sh"].replace("BASE", str(machine.base))}
+    machine.fakes.rule("journalctl", out="LOG:  x\nFATAL:  could not locate required checkpoint record\nFATAL:  the database system is starting up")
     machine.fakes.rule(inside, **what)
     with pytest.raises(machine.refused) as refused:
         machine.restore("database")
-    assert str(refused.value) == f"{sentence} The database from before is back in its place."
-    assert machine.who(machine.cluster) == "old"
-    machine.runs()
-    assert json.loads((machine.state / "restore.json").read_text())["reason"] == sentence
+    assert str(refused.value).endswith(f"{sentence} The database from before is in its place.")
+    machine.before()
+    found = json.loads((machine.state / "restore.json").read_text())
+    assert found["phase"] == "put back" and found["reason"].endswith(sentence)
 
 
-@pytest.mark.parametrize("where", ["mkdir", "rename", "copyfile"])
+def test_a_scratch_server_that_does_not_stop_keeps_the_service_as_it_is(machine) -> None:
+    """Two servers on one folder would be the end of it."""
+    machine.fakes.rule(f"systemctl stop {NEXT}", sh=f"test ! -e {machine.base}/units/{NEXT} || exit 1")
+    with pytest.raises(machine.refused, match=r"^The restored database could not be stopped: it said nothing\. The database from before is in its place\.$"):
+        machine.restore("database")
+    machine.before(NEXT)
+
+
+@pytest.mark.parametrize("where", ["the first folder", "segments", "the service's folder", "the restored folder", "the last note"])
 def test_a_disk_that_is_full_brings_the_old_cluster_back_too(machine, monkeypatch, where) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    if where == "copyfile":
+    real, write = Path.rename, machine.database.write
+    if where == "the first folder":
+        monkeypatch.setattr(machine.database.os, "chown", full)
+    elif where == "segments":
         monkeypatch.setattr(machine.database.shutil, "copyfile", full)
+    elif where == "the service's folder":
+        monkeypatch.setattr(Path, "rename", lambda path, target: full() if path == machine.cluster else real(path, target))
+    elif where == "the restored folder":
+        monkeypatch.setattr(Path, "rename", lambda path, target: full() if path.name == "data" and target == machine.cluster else real(path, target))
     else:
-        real = getattr(Path, where)
-        monkeypatch.setattr(Path, where, lambda path, *words, **more: full() if path == machine.cluster else real(path, *words, **more))
-        if where == "rename":
-            monkeypatch.setattr(Path, where, lambda path, target: full() if "aside" not in str(target) and path == machine.cluster else real(path, target))
-    with pytest.raises(machine.refused, match="No space left on device. The database from before is back in its place.$"):
+        monkeypatch.setattr(machine.database, "write", lambda path, value: full() if value["phase"] == "restored" else write(path, value))
+    with pytest.raises(machine.refused, match="No space left on device. The (database|one) from before is in its place.$"):
         machine.restore("database")
     machine.before()
 
 
 def test_an_old_cluster_that_does_not_start_again_is_said(machine) -> None:
     machine.fakes.rule(f"start {UNIT}", code=1, err="Job failed. See journalctl.")
-    with pytest.raises(machine.refused, match=r"The restored database does not start: .*\. The database from before is in its place, but PostgreSQL did not "
+    with pytest.raises(machine.refused, match=r"PostgreSQL does not start with the restored data: .*\. The database from before is in its place, but PostgreSQL did not "
                                               r"start again with it: Job failed\. See journalctl\.$"):
         machine.restore("database")
     assert machine.who(machine.cluster) == "old"
-    # It is not forgotten.
+    # It is not forgotten, and made up for as soon as it can be.
     assert machine.database.InPlace(machine.settings).pending()
+    machine.fakes.rule(f"start {UNIT}")
+    assert "taken back first" in machine.database.InPlace(machine.settings).mend()
+    machine.before()
 
 
 @pytest.mark.parametrize(("rule", "sentence"), [
@@ -408,37 +513,40 @@ def test_what_cannot_be_reached_is_found_out_while_the_application_serves(machin
     with pytest.raises(machine.refused, match=sentence):
         machine.restore()
     machine.before()
-    assert not machine.fakes.calls("systemctl stop")
+    assert not [line for line in machine.fakes.calls("systemctl stop") if NEXT not in line]
 
 
 def test_killed_at_any_step_the_next_run_puts_the_old_cluster_back_first(machine) -> None:
-    reached, pending = 0, 0
-    # Every third step, of which the folders' removals are many.
-    for at in range(1, 200, 3):
+    at, reached, phases = 1, 0, set()
+    while True:
         machine.begin()
         if not dies(lambda: machine.restore("database"), at, MUTATING, processes=True):
             break
-        reached = at
+        phase = machine.common.read(machine.state / "restore.json").get("phase")
+        phases.add(phase)
+        # Each step from when the service stops until the restored one is in its place; every fourth of those before and after.
+        reached, at = at, at + (1 if phase in ("replaying", "swapping") else 4)
         # A repository that cannot be reached by now keeps nothing from being put back.
-        pending += machine.database.InPlace(machine.settings).pending()
         machine.fakes.rule("info --output=json", code=99, err="ERROR: [049]: unable to connect")
         with pytest.raises(machine.refused, match="unable to connect"):
             machine.restore("database")
         # Once the restored one has answered it is done; until then nothing is.
-        if json.loads((machine.state / "restore.json").read_text() if (machine.state / "restore.json").exists() else "{}").get("phase") == "restored":
-            assert machine.who(machine.cluster) == "new"
-            machine.runs()
+        assert machine.who(machine.cluster) == ("new" if phase == "restored" else "old")
+        assert UNIT in machine.fakes.running()
+        machine.release()
+        if phase == "restored":
+            machine.after("database")
             continue
         machine.before()
-        if at % 4 == 0:
+        if reached % 9 == 0:
             machine.rules_of_a_good_restore()
             machine.restore("database")
             machine.after("database")
-    assert reached > 30 and pending > 6
+    assert reached > 30 and phases == {None, "replaying", "swapping", "restored"}
 
 
 def test_a_restore_of_media_mends_that_of_a_database(machine) -> None:
-    machine.fakes.rule("pg_database_size", kill="before")
+    machine.fakes.rule(SWAPPED, kill="before")
     killed(lambda: machine.restore("database"))
     assert machine.who(machine.cluster) == "new"
     machine.restore("media")
@@ -448,17 +556,20 @@ def test_a_restore_of_media_mends_that_of_a_database(machine) -> None:
 
 def test_killed_while_it_is_mended_the_next_run_mends_it(machine) -> None:
     reached = 0
-    for at in range(1, 100, 2):
+    for at in range(1, 100):
         machine.begin()
-        machine.fakes.rule("pg_database_size", kill="before")
+        machine.fakes.rule(SWAPPED, kill="before")
         killed(lambda: machine.restore("database"))
+        assert machine.who(machine.cluster) == "new"
         if not dies(lambda: machine.database.InPlace(machine.settings).mend(), at, MUTATING, processes=True):
             break
         reached = at
-        assert "taken back first" in machine.database.InPlace(machine.settings).mend()
+        done = not machine.database.InPlace(machine.settings).pending()
+        assert ("taken back first" in machine.database.InPlace(machine.settings).mend()) != done
         assert machine.who(machine.cluster) == "old" and UNIT in machine.fakes.running()
         assert machine.database.InPlace(machine.settings).mend() == ""
-        machine.rules_of_a_good_restore()
+        machine.release()
+        machine.before()
     assert reached > 10
 
 
@@ -520,7 +631,7 @@ def test_a_bare_host_gets_its_cluster(machine) -> None:
 
 
 def test_what_ran_runs_again_whatever_happens_between(machine) -> None:
-    with pytest.raises(KeyError), machine.database.held(machine.settings):
+    with pytest.raises(KeyError), machine.application.held(machine.settings):
         assert machine.fakes.running() == {UNIT}
         assert json.loads((machine.state / "held.json").read_text())["units"] == sorted(APP)
         raise KeyError
@@ -529,7 +640,7 @@ def test_what_ran_runs_again_whatever_happens_between(machine) -> None:
 
 def test_what_did_not_run_is_not_started(machine) -> None:
     (machine.base / "units/notes-worker.service").unlink()
-    with machine.database.held(machine.settings):
+    with machine.application.held(machine.settings):
         pass
     assert machine.fakes.running() == {UNIT, *APP} - {"notes-worker.service"}
 
@@ -545,18 +656,18 @@ def test_an_application_that_does_not_stop_is_not_left_half_stopped(machine, kin
 
 def test_one_unit_that_does_not_start_holds_up_no_other_and_is_tried_again(machine) -> None:
     machine.fakes.rule("start notes@blue.socket", code=1, err="Job failed.")
-    with pytest.raises(machine.refused, match="^The application was not started again: Job failed.$"), machine.database.held(machine.settings):
+    with pytest.raises(machine.refused, match="^The application was not started again: Job failed.$"), machine.application.held(machine.settings):
         pass
     assert machine.fakes.running() == {UNIT, *APP} - {"notes@blue.socket"}
     machine.rules_of_a_good_restore()
     machine.fakes.rule("start notes@blue.socket")
-    machine.database.release(machine.settings)
+    machine.application.release(machine.settings)
     machine.before()
 
 
 def test_killed_at_any_step_between_what_ran_before_runs_again_after_the_next(machine) -> None:
     def hold_and_release() -> None:
-        with machine.database.held(machine.settings):
+        with machine.application.held(machine.settings):
             pass
 
     reached = 0
@@ -576,7 +687,7 @@ def test_killed_at_any_step_between_what_ran_before_runs_again_after_the_next(ma
 def test_builds_and_what_runs_once_are_not_started_again(machine) -> None:
     (machine.base / "units/notes-build-7.service").touch()
     (machine.base / "units/notes-run.scope").touch()
-    with machine.database.held(machine.settings):
+    with machine.application.held(machine.settings):
         assert "notes-build-7.service" not in machine.fakes.running()
     assert machine.fakes.running() == {UNIT, *APP, "notes-run.scope"}
 
@@ -669,6 +780,7 @@ def test_killed_at_any_step_the_folders_from_before_are_back_first(machine, bare
         machine.fakes.rule("--target=/", code=1, err="Fatal: connection refused")
         with pytest.raises(machine.refused, match="connection refused"):
             machine.restore("media")
+        machine.release()
         # Once all are in place it is done; until then nothing is.
         if done:
             assert (machine.who(machine.media), machine.who(machine.data)) == ("new", "new")
@@ -681,6 +793,268 @@ def test_killed_at_any_step_the_folders_from_before_are_back_first(machine, bare
     assert reached > 30
 
 
+def test_restored_files_belong_to_the_accounts_of_this_host(machine, tmp_path) -> None:
+    if os.geteuid():
+        pytest.skip("files change their owner, which only root may do")
+    found, root, outside = tmp_path / "found", tmp_path / "live", tmp_path / "outside"
+    for folder in (found / "sub", root, outside):
+        folder.mkdir(parents=True)
+    (found / "sub/file").write_text("x")
+    (found / "other").write_text("x")
+    (found / "link").symlink_to(outside)
+    for path in (found, found / "sub", found / "sub/file", found / "link"):
+        os.lchown(path, 1001, 1002)
+    # Of another account, which is not the application's.
+    os.chown(found / "other", 7, 1002)
+    (found / "sub/file").chmod(0o2751)
+    os.chown(root, 2001, 2002)
+    machine.files.adopt(found, root)
+    assert {path.name: (path.lstat().st_uid, path.lstat().st_gid) for path in (found, *found.rglob("*"))} == {
+        "found": (2001, 2002), "sub": (2001, 2002), "file": (2001, 2002), "link": (2001, 2002), "other": (7, 2002)}
+    # Which a change of the owner would have taken away.
+    assert (found / "sub/file").stat().st_mode & 0o7777 == 0o2751
+    assert (outside.stat().st_uid, outside.stat().st_gid) == (0, 0)
+
+
+def test_where_nothing_is_there_yet_restored_files_keep_their_owners(machine, tmp_path) -> None:
+    found = tmp_path / "found"
+    found.mkdir()
+    (found / "file").touch()
+    before = [(path.stat().st_uid, path.stat().st_ctime_ns) for path in (found, found / "file")]
+    machine.files.adopt(found, tmp_path / "none")
+    assert [(path.stat().st_uid, path.stat().st_ctime_ns) for path in (found, found / "file")] == before
+
+
+# --- The files' repository -------------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_that_is_yet_to_come_is_not_the_newest(machine) -> None:
+    machine.snapshots(("aa" * 32, "2026-11-20T02:15:00Z"), ("cc" * 32, "2999-01-01T00:00:00Z"))
+    assert machine.restore("media")["media"]["snapshot"] == "aaaaaaaa"
+    # Clocks that differ a little are no lie.
+    soon = f"{datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=30):%Y-%m-%dT%H:%M:%SZ}"
+    machine.snapshots(("aa" * 32, "2026-11-20T02:15:00Z"), ("dd" * 32, soon), ("cc" * 32, "2999-01-01T00:00:00Z"))
+    assert machine.files.chosen(machine.settings, ["restic"], None)["id"] == "dd" * 32
+    machine.snapshots(("cc" * 32, "2999-01-01T00:00:00Z"))
+    with pytest.raises(machine.refused, match="choose a later time"):
+        machine.restore("media")
+
+
+@pytest.mark.parametrize(("whose", "sentence"), [
+    ("app2", r"^store1 does not let app1 to its files: it answers 403, and its log \(redoubt_backup_door\) says more\.$"),
+    ("closed", r"^store1 cannot be reached for the files \(127\.0\.0\.1 port 1\): .*refused"),
+    ("stranger", r"^store1 cannot be reached for the files .*certificate"),
+])
+def test_a_door_that_does_not_open_is_said_before_restic_is_asked(machine, tmp_path, whose, sentence) -> None:
+    machine.configure(repository="rest:https://127.0.0.1:1/app1/" if whose == "closed" else machine.door.repository(whose.replace("stranger", "app1")))
+    if whose == "stranger":
+        # Whose authority is not ours.
+        (tmp_path / "other").mkdir()
+        backup_host.make_pki(tmp_path / "other")
+        shutil.copy(tmp_path / "other/ca.pem", tmp_path / "pki/ca.pem")
+    with pytest.raises(machine.refused, match=sentence):
+        machine.restore("media")
+    machine.before()
+    assert not machine.fakes.calls("restic")
+    assert not list((machine.base / "run").iterdir()), "the host's key has been left"
+
+
+@pytest.fixture
+def sending(machine) -> Machine:
+    """A host of files alone, whose repository takes what it sends."""
+    machine.configure(database=False)
+    machine.fakes.rule(" backup --json", out=json.dumps({"message_type": "summary", "snapshot_id": "dd" * 32, "total_files_processed": 4, "data_added": 5}))
+    return machine
+
+
+def test_what_was_sent_is_written_down(sending) -> None:
+    sending.snapshots()
+    assert sending.files.back_up(sending.settings) == "sent dddddddd: 4 files, 5 new bytes"
+    assert sending.common.read(sending.settings.work / "files.json")["snapshot"] == "dddddddd"
+    # A repository that nobody has begun is begun.
+    assert not sending.fakes.calls(" init")
+    sending.configure(database=False, repository=sending.door.repository("new"))
+    sending.fakes.rule("cat config", code=10)
+    sending.files.back_up(sending.settings)
+    assert sending.fakes.calls(" init")
+
+
+def test_a_host_made_new_does_not_send_after_an_earlier_one(sending) -> None:
+    with pytest.raises(sending.refused) as refused:
+        sending.files.back_up(sending.settings)
+    assert str(refused.value) == (
+        "store1 has files that an earlier app1 sent, until 2026-11-25T02:15:00: bring them back with restore.yml, or begin anew with "
+        "`backup.yml -e begin_anew=true`. Until then no files of this host are backed up.")
+    assert not sending.fakes.calls(" backup --json") and not sending.fakes.calls(" unlock")
+    assert not (sending.settings.work / "files.json").exists()
+    # Restored beside is not restored.
+    sending.program.restore(sending.settings, ["media"], "", "look")
+    with pytest.raises(sending.refused, match="an earlier app1 sent"):
+        sending.files.back_up(sending.settings)
+
+
+@pytest.mark.parametrize("how", ["restored", "claimed", "has sent before"])
+def test_it_sends_once_the_repository_is_its_own(sending, how) -> None:
+    if how == "restored":
+        sending.restore("media")
+    elif how == "claimed":
+        subprocess.run([sys.executable, "-B", str(FILES / "backup"), "claim"], check=True)
+    else:
+        sending.common.write(sending.settings.work / "files.json", {"snapshot": "bbbbbbbb"})
+    sending.files.back_up(sending.settings)
+    assert sending.fakes.calls(" backup --json")
+
+
+# --- The log on its way ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def spool(tmp_path, monkeypatch) -> Path:
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    monkeypatch.setenv("PGBACKREST_SPOOL", str(folder))
+    return folder
+
+
+@pytest.fixture
+def laid(tmp_path, spool, monkeypatch) -> types.ModuleType:
+    """The archive_command, and a segment that it is given."""
+    (tmp_path / "pg_wal").mkdir()
+    (tmp_path / "pg_wal" / SEGMENTS[0]).write_bytes(os.urandom(3 << 20))
+    program = backup_host.load("redoubt_pgbackrest_spool", FILES / "pgbackrest-spool")
+    monkeypatch.setattr(sys, "argv", ["pgbackrest-spool", str(tmp_path / "pg_wal" / SEGMENTS[0]), SEGMENTS[0]])
+    return program
+
+
+def test_a_segment_is_on_the_disk_whole_before_it_has_its_name(laid, tmp_path, spool, monkeypatch) -> None:
+    wanted, done = (tmp_path / "pg_wal" / SEGMENTS[0]).read_bytes(), []
+    real = {"fsync": os.fsync, "rename": os.rename}
+
+    def fsync(handle: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        done.append(("fsync", path.name, path.is_dir() or path.read_bytes() == wanted))
+        real["fsync"](handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", lambda source, target: (done.append(("rename", Path(target).name, not Path(target).exists())), real["rename"](source, target)))
+    assert laid.main() == 0
+    assert done == [("fsync", f".{SEGMENTS[0]}", True), ("rename", SEGMENTS[0], True), ("fsync", "spool", True)]
+    assert [path.name for path in spool.iterdir()] == [SEGMENTS[0]] and (spool / SEGMENTS[0]).read_bytes() == wanted
+
+
+def test_the_same_segment_again_is_done_and_another_of_its_name_is_refused(laid, tmp_path, spool, capsys) -> None:
+    assert laid.main() == 0
+    was = (spool / SEGMENTS[0]).stat()
+    assert laid.main() == 0
+    assert ((spool / SEGMENTS[0]).stat().st_ino, (spool / SEGMENTS[0]).stat().st_mtime_ns) == (was.st_ino, was.st_mtime_ns)
+    # Of the same length, and of the same time.
+    before = (spool / SEGMENTS[0]).read_bytes()
+    (tmp_path / "pg_wal" / SEGMENTS[0]).write_bytes(os.urandom(3 << 20))
+    os.utime(tmp_path / "pg_wal" / SEGMENTS[0], ns=(was.st_mtime_ns, was.st_mtime_ns))
+    assert laid.main() == 1
+    assert "is there with other content" in capsys.readouterr().err
+    assert (spool / SEGMENTS[0]).read_bytes() == before
+
+
+def test_killed_half_way_no_half_segment_has_its_name_and_the_next_call_lays_it_down(laid, tmp_path, spool, monkeypatch) -> None:
+    wanted, reached = (tmp_path / "pg_wal" / SEGMENTS[0]).read_bytes(), 0
+    real = shutil.copyfileobj
+
+    def slowly(source: object, sink: object, length: int) -> None:
+        # Each piece is written on its own, so that death comes between them too.
+        for piece in iter(lambda: source.read(length), b""):
+            os.fsync(sink.fileno())
+            sink.write(piece)
+            sink.flush()
+
+    for at in range(1, 30):
+        for path in spool.iterdir():
+            path.unlink()
+        monkeypatch.setattr(laid.shutil, "copyfileobj", slowly)
+        if not dies(laid.main, at, ("fsync", "rename", "close")):
+            break
+        reached = at
+        for path in spool.iterdir():
+            assert path.name == f".{SEGMENTS[0]}" or path.read_bytes() == wanted
+        monkeypatch.setattr(laid.shutil, "copyfileobj", real)
+        assert laid.main() == 0
+        assert {path.name: path.read_bytes() for path in spool.iterdir()} == {SEGMENTS[0]: wanted}
+    assert reached >= 6
+
+
+class Enough(Exception):
+    """Of an endless loop."""
+
+
+@pytest.fixture
+def send(machine, spool, monkeypatch) -> Callable[..., list[float]]:
+    """Let it look as often as there are actions, each of which is done while it waits for its next look; how long it would have waited."""
+    program = backup_host.load("redoubt_pgbackrest_send", FILES / "pgbackrest-send")
+    monkeypatch.setattr(sys, "argv", ["pgbackrest-send", "notes"])
+    # What it is to send is there when it is sent.
+    machine.fakes.rule("archive-push", sh='for path; do :; done; test -s "$path"')
+
+    def run(*meanwhile: Callable[[], object]) -> list[float]:
+        waited, left = [], list(meanwhile)
+
+        def sleep(seconds: float) -> None:
+            waited.append(seconds)
+            if not left:
+                raise Enough
+            left.pop(0)()
+
+        monkeypatch.setattr(program.time, "sleep", sleep)
+        with pytest.raises(Enough):
+            program.main()
+        return waited
+
+    return run
+
+
+def pushed(machine: Machine) -> list[str]:
+    return [line.rsplit("/", 1)[1] for line in machine.fakes.calls("--stanza=notes --no-archive-async archive-push")]
+
+
+def lay(spool: Path, *names: str) -> None:
+    for name in names:
+        (spool / name).write_text("x")
+
+
+def test_what_was_laid_down_is_sent_in_order_a_history_first_and_goes_when_it_is_there(machine, spool, send) -> None:
+    later, tail = "000000020000000000000004", "000000010000000000000003.00000028.backup"
+    lay(spool, later, SEGMENTS[1], tail, "00000002.history", SEGMENTS[0], f".{SEGMENTS[0]}")
+    (spool / "folder").mkdir()
+    assert send() == [0.5]
+    assert pushed(machine) == ["00000002.history", SEGMENTS[0], tail, SEGMENTS[1], later]
+    # One that is being laid down is not touched.
+    assert sorted(path.name for path in spool.iterdir()) == [f".{SEGMENTS[0]}", "folder"]
+
+
+def test_what_is_refused_stays_nothing_overtakes_it_and_it_is_tried_again(machine, spool, send) -> None:
+    lay(spool, *SEGMENTS)
+    machine.fakes.rule(SEGMENTS[0], code=82)
+
+    def still() -> None:
+        assert sorted(path.name for path in spool.iterdir()) == SEGMENTS
+        assert set(pushed(machine)) == {SEGMENTS[0]}
+
+    def better() -> None:
+        still()
+        machine.fakes.rule(SEGMENTS[0], code=0)
+
+    assert send(*[still] * 5, better) == [1, 2, 4, 8, 15, 15, 0.5]
+    assert pushed(machine) == [SEGMENTS[0]] * 7 + [SEGMENTS[1]]
+    assert not list(spool.iterdir())
+
+
+def test_one_in_the_middle_that_is_refused_keeps_what_follows(machine, spool, send) -> None:
+    lay(spool, *SEGMENTS, "000000010000000000000005")
+    machine.fakes.rule(SEGMENTS[1], code=82)
+    send()
+    assert sorted(path.name for path in spool.iterdir()) == [SEGMENTS[1], "000000010000000000000005"]
+    assert pushed(machine) == SEGMENTS
+
+
 # --- Beside the service ----------------------------------------------------------------------------------------------
 
 
@@ -689,8 +1063,8 @@ def test_beside_nothing_of_the_service_is_touched(machine) -> None:
     folder = machine.root / "var/lib/redoubt-restored/look"
     assert done["media"]["folder"] == str(folder) and machine.who(folder / str(machine.media).lstrip("/")) == "new"
     assert machine.who(machine.root / "var/lib/postgresql/redoubt-restored/look/data") == "new"
-    machine.before()
-    assert not machine.fakes.calls("systemctl stop")
+    machine.before("redoubt-restored-look.service")
+    assert not [line for line in machine.fakes.calls("systemctl stop") if NEXT not in line]
     (started,) = machine.fakes.calls("systemd-run")
     assert all(word in started for word in ("--property=User=postgres", "listen_addresses= ", "archive_mode=off", "--property=ProtectSystem=strict"))
     for part in ("database", "media"):
@@ -727,7 +1101,6 @@ def drilled(machine) -> Machine:
     work.mkdir(parents=True)
     (work / "manifest.json").write_text(json.dumps(manifest))
     (work / "notes.dump").write_text("dump")
-    rule("systemd-run", sh=f"touch {machine.base}/units/redoubt-restored-drill.service")
     rule("pg_switch_wal", out="000000010000000000000007")
     rule("last_archived_wal", out="t")
     rule("query_to_xml", out='{"public.note": 3, "public.empty": 0}')
@@ -820,13 +1193,32 @@ def test_what_was_restored_goes_also_when_the_drill_is_stopped(drilled, monkeypa
     with pytest.raises(what):
         drilled.drill.Drill(drilled.settings).run()
     clean(drilled)
-    assert not (drilled.state / "drill.json").exists()
+    unfinished(drilled)
+
+
+def unfinished(machine: Machine) -> None:
+    """A drill that was not heard of again has failed."""
+    found = json.loads((machine.state / "drill.json").read_text())
+    assert not found["ok"] and [step["told"] for step in found["steps"]] == ["It has not come to its end"]
+    (said,) = [line for line in machine.program.problems(machine.settings) if "drill" in line]
+    assert "failed (end): It has not come to its end." in said
+
+
+def test_a_segment_that_waits_has_not_left_the_host(drilled, monkeypatch) -> None:
+    monkeypatch.setattr(drilled.drill, "ARCHIVED_WITHIN", 0)
+    drilled.settings.spool.mkdir()
+    (drilled.settings.spool / "000000010000000000000007").touch()
+    (first, *_) = drilled.drill.Drill(drilled.settings).run()["steps"]
+    assert (first["ok"], first["told"]) == (False, "Segment 000000010000000000000007 has not been archived within 0 s")
+    (drilled.settings.spool / "000000010000000000000007").unlink()
+    assert drilled.drill.Drill(drilled.settings).run()["ok"]
 
 
 def test_what_a_killed_drill_has_left_goes_by_clean_and_at_the_next(drilled) -> None:
     drilled.fakes.rule("query_to_xml", kill="before")
     killed(lambda: drilled.drill.Drill(drilled.settings).run())
     assert (drilled.root / "var/lib/redoubt-restored/drill").exists() and "redoubt-restored-drill.service" in drilled.fakes.running()
+    unfinished(drilled)
     subprocess.run([sys.executable, "-B", str(FILES / "backup"), "clean"], check=True)
     clean(drilled)
     killed(lambda: drilled.drill.Drill(drilled.settings).run())
@@ -858,12 +1250,19 @@ def test_where_all_is_well_nothing_is_said(standing) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def spooled(machine: Machine, age: float) -> None:
+    """One segment waits, and one is being laid down."""
+    machine.settings.spool.mkdir()
+    for name, old in (("000000010000000000000007", age), (".000000010000000000000001", 9999)):
+        (machine.settings.spool / name).touch()
+        os.utime(machine.settings.spool / name, (time.time() - old,) * 2)
+
+
 PROBLEMS = {
     "no files": (lambda m: (m.settings.work / "files.json").unlink(), "No backup of the files has been made yet."),
     "old files": (lambda m: m.common.write(m.settings.work / "files.json", {"ended": ago(27)}), "The last backup of the files is of 20"),
-    "log": (lambda m: m.fakes.rule("pg_ls_archive_statusdir", out="420"), "The write-ahead log has not been archived for 7 minutes."),
-    "refused log": (lambda m: (m.fakes.rule("pg_ls_archive_statusdir", out="420"), m.fakes.rule("pg_stat_archiver", out="00000001000000000000000A")),
-                    "The write-ahead log has not been archived for 7 minutes (00000001000000000000000A was refused)."),
+    "log": (lambda m: m.fakes.rule("pg_ls_archive_statusdir", out="420"), "The write-ahead log has not reached store1 for 7 minutes (0 segments wait; "),
+    "log that waits": (lambda m: spooled(m, 480), "The write-ahead log has not reached store1 for 8 minutes (1 segments wait; "),
     "no database": (lambda m: m.backups(), "No backup of the database has been made yet."),
     "old database": (lambda m: m.backups(("full", 27 * 3600 + 60)), "The last backup of the database is 27 hours old."),
     "another cluster": (lambda m: m.backups(("full", 60), system=8), "The backups on store1 are of another cluster than the one that runs here"),
@@ -871,8 +1270,9 @@ PROBLEMS = {
                     "The backups of the database on store1 cannot be read: [049]: unable to connect."),
     "no PostgreSQL": (lambda m: m.fakes.rule("pg_ls_archive_statusdir", code=2, err="psql: error: FATAL:  the database system is shutting down"),
                       "PostgreSQL does not answer: the database system is shutting down."),
-    "cut off": (lambda m: m.common.write(m.state / "restore.json", {"phase": "restoring"}), "A restore was cut off: run restore.yml again"),
-    "stopped": (lambda m: m.common.write(m.state / "restore.json", {"phase": "stopping"}), "A restore was cut off: run restore.yml again"),
+    "cut off": (lambda m: m.common.write(m.state / "restore.json", {"phase": "replaying"}), "A restore was cut off: run restore.yml again"),
+    "cut off while it was swapped": (lambda m: m.common.write(m.state / "restore.json", {"phase": "swapping"}), "A restore was cut off: run restore.yml"),
+    "held": (lambda m: m.common.write(m.state / "held.json", {"units": [], "at": ago(1)}), "The application stands still since 20"),
     "failed drill": (lambda m: m.common.write(m.state / "drill.json", {"ended": ago(1), "ok": False, "steps": [
         {"step": "a", "ok": True, "told": ""}, {"step": "canary", "ok": False, "told": "It is gone."}]}), "failed (canary): It is gone."),
     "old drill": (lambda m: m.common.write(m.state / "drill.json", {"ended": ago(16 * 24), "ok": True, "steps": []}),
@@ -892,6 +1292,14 @@ def test_each_thing_that_is_wrong_is_one_sentence(standing, case) -> None:
     assert done.returncode == 1 and sentence in done.stderr
     status = subprocess.run([sys.executable, "-B", str(FILES / "backup"), "status"], capture_output=True, text=True, check=False)
     assert status.returncode == 0 and sentence in json.loads(status.stdout)["problems"][0]
+
+
+def test_what_waits_or_stands_still_for_a_moment_is_no_problem(standing) -> None:
+    spooled(standing, 60)
+    standing.common.write(standing.state / "held.json", {"units": [], "at": ago(0)})
+    for phase in ("restored", "put back"):
+        standing.common.write(standing.state / "restore.json", {"phase": phase})
+        assert standing.program.problems(standing.settings) == []
 
 
 @pytest.mark.parametrize("what", [{"at": ago(24)}, {}])

@@ -586,6 +586,61 @@ def test_a_repository_that_cannot_be_read_and_a_full_disk_are_said_together(stor
         " % full: give it more room, or lower backup_server_days or backup_server_kept_days.")
 
 
+STARTED = time.time()
+
+
+def label(days: float, kind: str = "F", of: float = 0) -> str:
+    """How pgBackRest calls a backup that was made so many days ago."""
+    own = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(STARTED - days * DAY))}{kind}"
+    return own if kind == "F" else f"{label(of)}_{own}"
+
+
+def backed_up(store: Store, where: str, *labels: str) -> None:
+    for name in labels:
+        (store.root / where / "database/db1/backup/notes" / name).mkdir(parents=True)
+
+
+GONE = {
+    "one of yesterday": ([label(3), label(1)], [label(3)], [label(1)]),
+    "all of them": ([label(3), label(1)], [], [label(3), label(1)]),
+    # By its own age, not by that of the one it builds on.
+    "what builds on an old one": ([label(34), label(5, "I", 34)], [], [label(5, "I", 34)]),
+    # Thirty days are promised, and the run that removes them has a day's leave.
+    "what had its time": ([label(31), label(29.5), label(1)], [label(1)], []),
+    "one just before its time": ([label(28.5), label(1)], [label(1)], [label(28.5)]),
+    "nothing": ([label(1)], [label(1), label(0)], []),
+    # Folders that somebody has made in a repository are no backups, and keep nothing else from being said.
+    "no backup": (["20-is-no-date", "20269999-000000F", label(1)], [], [label(1)]),
+}
+
+
+@pytest.mark.parametrize("case", GONE)
+def test_backups_that_are_gone_before_their_time_are_said_and_those_that_had_it_are_not(store, case) -> None:
+    kept, live, gone = GONE[case]
+    store.info(("full", HOUR))
+    for host in ("db1", "web1"):
+        store.snapshot(host, SNAPSHOT, 0)
+    point = module.stamp(time.time() - HOUR)
+    backed_up(store, f"kept/{point}", *kept)
+    backed_up(store, ".", *live)
+    assert module.vanished(store.settings, "db1", time.time()) == (sorted(gone), point if gone else "")
+    done = store.run("watch")
+    if gone:
+        assert (done.returncode, done.stderr) == (1, (
+            f"{len(gone)} backups of the database on db1 have gone from its repository before their time ({max(gone)}): somebody removed them. "
+            f"They are kept as of {point}; docs/after-a-break-in.md says how they come back.\n"))
+    else:
+        assert done.returncode == 0, done.stderr
+
+
+def test_what_has_gone_is_said_to_be_where_it_was_kept_last(store) -> None:
+    points = [module.stamp(time.time() - hours * HOUR) for hours in (30, 20, 10)]
+    for point, labels in zip(points, ([label(3)], [label(3), label(2)], [label(1)]), strict=True):
+        backed_up(store, f"kept/{point}", *labels)
+    backed_up(store, ".", label(1))
+    assert module.vanished(store.settings, "db1", time.time()) == (sorted([label(3), label(2)]), points[1])
+
+
 @pytest.mark.parametrize(("ages", "words", "kind"), [
     ([], [], "full"),
     ([("full", DAY)], [], "incr"),

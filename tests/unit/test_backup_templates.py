@@ -106,23 +106,30 @@ def test_a_server_without_backups_archives_nothing_and_has_no_network() -> None:
     assert host["__postgres_tls_files"] == []
 
 
-def test_a_server_with_backups_archives_within_a_minute_and_reaches_their_keeper_alone() -> None:
+def test_a_server_with_backups_lays_its_log_down_within_a_minute_and_still_has_no_network() -> None:
     host = Host("app1", PAIR)
     found = settings(host.text("postgres", "_cluster/redoubt.conf"))
-    assert (found["archive_mode"], found["archive_command"], found["archive_timeout"]) == ("on", "'pgbackrest --stanza=notes archive-push %p'", "'60s'")
+    assert (found["archive_mode"], found["archive_command"], found["archive_timeout"]) == (
+        "on", "'/usr/local/lib/redoubt/pgbackrest-spool %p %f'", "'60s'")
     assert found["listen_addresses"] == "''" and found["ssl"] == "off"
-    assert lines(host) == {"RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6", "IPAddressDeny=any", "IPAddressAllow=192.0.2.9 2001:db8::9"}
-    assert [entry["dest"] for entry in host["__postgres_tls_files"]] == ["/etc/sysusers.d/redoubt-postgres.conf"]
+    assert lines(host) == {"RestrictAddressFamilies=AF_UNIX", "PrivateNetwork=yes", "IPAddressDeny=any"}
+    assert host["__postgres_tls_files"] == []
 
 
-@pytest.mark.parametrize(("groups", "wanted"), [
-    (FLEET, {*ADDRESSES["app1"], *ADDRESSES["app2"], *ADDRESSES["store1"]}),
-    ({"web": ["app1", "app2"], "db": ["db1"]}, {*ADDRESSES["app1"], *ADDRESSES["app2"]}),
-])
-def test_a_server_of_a_fleet_reaches_its_clients_and_the_keeper(groups, wanted) -> None:
+def test_who_sends_the_log_reaches_the_keeper_alone() -> None:
+    unit = Host("app1", PAIR).text("backup", "etc/systemd/system/redoubt-backup-send.service").splitlines()
+    assert {line for line in unit if line.startswith("IPAddress")} == {"IPAddressDeny=any", "IPAddressAllow=192.0.2.9 2001:db8::9"}
+    assert {"User=postgres", "ExecStart=/usr/local/lib/redoubt/pgbackrest-send notes", "Restart=always"} <= set(unit)
+    # Of what is PostgreSQL's it writes the folder of what waits, and no more.
+    assert {line for line in unit if line.startswith("Read")} == {
+        "ReadOnlyPaths=/var/lib/postgresql", "ReadWritePaths=/var/lib/postgresql/pgbackrest-spool /run/postgresql"}
+
+
+@pytest.mark.parametrize("groups", [FLEET, {"web": ["app1", "app2"], "db": ["db1"]}])
+def test_a_server_of_a_fleet_reaches_its_clients_and_nobody_else(groups) -> None:
     host = Host("db1", groups, site_database_clients=[*ADDRESSES["app1"], *ADDRESSES["app2"]], postgres_listen_addresses="*")
     (allow,) = [line for line in lines(host) if line.startswith("IPAddressAllow=")]
-    assert set(allow.split("=")[1].split()) == wanted
+    assert set(allow.split("=")[1].split()) == {*ADDRESSES["app1"], *ADDRESSES["app2"]}
     assert "IPAddressDeny=any" in lines(host)
     assert settings(host.text("postgres", "_cluster/redoubt.conf"))["archive_mode"] == ("on" if "backups" in groups else "off")
     assert len(host["__postgres_tls_files"]) == 2

@@ -111,8 +111,8 @@ def moment(text: str) -> datetime.datetime:
     """A time as an operator gives it; without a zone it is UTC."""
     try:
         found = datetime.datetime.fromisoformat(text.strip())
-        # A day alone would be its midnight, which is hardly what was meant.
-        if not re.search(r"\d:\d", text):
+        # A day alone would be its midnight, and its zone would be taken for the hour: hardly what was meant.
+        if not re.search(r"\d[T ]\d\d:\d", text):
             raise ValueError
         return (found if found.tzinfo else found.replace(tzinfo=datetime.UTC)).astimezone(datetime.UTC)
     except (ValueError, OverflowError):

@@ -219,8 +219,8 @@ class InPlace:
         settings = self.settings
         # What cannot be reached is found out while the service still serves, and what takes long is done meanwhile.
         self.look()
-        new = make_scratch(settings, NEXT)
         try:
+            new = make_scratch(settings, NEXT)
             fetch(settings, at, new)
             with held(settings):
                 return self.replace(at, new)
@@ -252,9 +252,9 @@ class InPlace:
             new.rename(self.cluster)
             self.start("PostgreSQL does not start with the restored data")
             examined(settings, "/run/postgresql")
+            self.note("restored", **wanted, **found)
         except (Refused, OSError) as error:
             told = str(error) if isinstance(error, Refused) else f"The database was not restored: {error}."
             self.take_back(told)
             raise Refused(f"{told} The database from before is in its place.") from None
-        self.note("restored", **wanted, **found)
         return {**found, "aside": str(self.aside)}

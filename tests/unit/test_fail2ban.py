@@ -451,6 +451,18 @@ def test_behind_a_proxy_a_ban_waits_only_when_there_were_many(jail, tmp_path, ag
     assert lowest <= action.timer.interval <= highest
 
 
+def test_behind_a_proxy_a_new_ban_does_not_wait_for_what_a_start_restores(jail, tmp_path) -> None:
+    action = jail.act(nginx=str(tmp_path))
+    action.start()
+    first = action.timer
+    action.ban({"restored": 1})
+    action.unban({})
+    assert action.timer is first and first.interval > 1
+    action.ban({"restored": 0})
+    assert first.finished.is_set() and action.timer.interval < 1
+    action.stop()
+
+
 def test_behind_a_proxy_the_kernel_lets_go_of_whom_it_held(jail, tmp_path) -> None:
     jail.act(nginx=str(tmp_path)).start()
     assert "flush set inet redoubt_bans login4" in jail.ran[0][1] and "th dport" not in jail.ran[0][1]

@@ -54,7 +54,7 @@ class Action(ActionBase):
         super().__init__(jail, name)
         self.ports, self.nginx = ports, nginx
         self.lock = threading.Lock()
-        self.timer = None
+        self.timer, self.due = None, 0.0
         self.told = []
         count_networks(jail.filter)
 
@@ -79,7 +79,8 @@ class Action(ActionBase):
 
     def ban(self, info):
         if self.nginx:
-            self.publish()
+            # What a start restores comes before what is new, so that a new ban finds the list complete and need not wait.
+            self.publish(urgent=not info.get("restored"))
             return
         address, seconds = str(info["fid"]), self.left(info["time"], info["bantime"])
         try:
@@ -178,15 +179,18 @@ add rule {TABLE} ban_{name} {match}ip6 saddr & ffff:ffff:ffff:ffff:: @{name}6 go
 
     # --- nginx' list -----------------------------------------------------------------------------------------------------
 
-    def publish(self, delay=SOON):
-        """Write the list and have nginx read it, soon. What comes until then is part of it."""
+    def publish(self, delay=SOON, urgent=False):
+        """Write the list and have nginx read it, soon. What comes until then is part of it. `urgent`: sooner than was meant before."""
         with self.lock:
-            if self.timer and self.timer.is_alive():
-                return
             now = time.monotonic()
             self.told = [when for when in self.told if when > now - 60]
             if len(self.told) >= AT_ONCE:
                 delay = max(delay, self.told[-1] + PAUSE - now)
+            if self.timer and self.timer.is_alive():
+                if not urgent or self.due <= now + delay:
+                    return
+                self.timer.cancel()
+            self.due = now + delay
             self.timer = threading.Timer(delay, self.write)
             self.timer.daemon = True
             self.timer.start()

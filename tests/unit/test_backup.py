@@ -402,6 +402,19 @@ def test_a_disk_without_room_for_a_second_cluster_is_said_before_anything_is_fet
     machine.after("database")
 
 
+def test_segments_of_another_cluster_are_neither_brought_nor_left(machine) -> None:
+    """A new host's own cluster has laid some down before the old one is restored over it: the repository would refuse them for ever."""
+    spool, names = machine.settings.spool, ["000000010000000000000006", "000000010000000000000007", "000000010000000000000008"]
+    spool.mkdir()
+    for name, text in zip(names, (b"x" * 24 + b"OWN-CLUS", b"x" * 24 + b"ANOTHER!", b"too short to say"), strict=True):
+        (spool / name).write_bytes(text)
+    machine.fakes.rule(" restore --pg1-path", sh=f"{RESTORE}mkdir $folder/global && printf OWN-CLUSTER >$folder/global/pg_control")
+    machine.restore("database")
+    found = {path.name for path in (machine.cluster / "pg_wal").iterdir()}
+    assert names[0] in found and names[2] in found and names[1] not in found
+    assert {path.name for path in spool.iterdir()} == {names[0], names[2]}
+
+
 def test_at_a_time_no_segment_is_brought(machine) -> None:
     machine.restore("database", at="2026-11-25 03:00:00")
     machine.after("database")

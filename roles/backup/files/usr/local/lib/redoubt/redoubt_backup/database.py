@@ -155,6 +155,27 @@ def beside(settings: Settings, at: datetime.datetime | None, name: str) -> dict:
 NEXT = "next"
 
 
+def segments(folder: Path) -> list[Path]:
+    """Those of the write-ahead log, in order."""
+    return sorted(path for path in folder.iterdir() if len(path.name) == 24 and not set(path.name) - set(SEGMENT)) if folder.is_dir() else []
+
+
+def identifier(path: Path, offset: int) -> bytes:
+    """Which cluster a file is of: pg_control begins with that, and a segment has it in its first page's header. Empty where it cannot be read."""
+    try:
+        with open(path, "rb") as source:
+            source.seek(offset)
+            return source.read(8)
+    except OSError:
+        return b""
+
+
+def foreign(segment: Path, data: Path) -> bool:
+    """Whether a segment is known to be of another cluster than the one in this folder."""
+    own, its = identifier(data / "global/pg_control", 0), identifier(segment, 24)
+    return len(own) == len(its) == 8 and own != its
+
+
 class InPlace:
     """A restore that takes the place of the running cluster: made beside it, recovered and examined there, and swapped in by two renames.
 
@@ -200,13 +221,13 @@ class InPlace:
         self.start(f"{why} The database from before is in its place, but PostgreSQL did not start again with it")
         self.note("put back", reason=why)
 
-    def bring_segments(self, target: Path) -> None:
+    def bring_segments(self, data: Path) -> None:
         """Segments that have not reached the repository: with them nothing is missing that had been committed."""
         owner = pwd.getpwnam("postgres")
         for source in (self.settings.spool, self.cluster / "pg_wal"):
-            for path in sorted(source.iterdir()) if source.is_dir() else []:
-                new = target / path.name
-                if len(path.name) == 24 and not set(path.name) - set(SEGMENT) and not new.exists():
+            for path in segments(source):
+                new = data / "pg_wal" / path.name
+                if not new.exists() and not foreign(path, data):
                     shutil.copyfile(path, new)
                     new.chmod(0o600)
                     os.chown(new, owner.pw_uid, owner.pw_gid)
@@ -236,7 +257,7 @@ class InPlace:
         try:
             self.stop()
             if at is None:
-                self.bring_segments(new / "pg_wal")
+                self.bring_segments(new)
             # Its new timeline is archived from the beginning, as the service's will be.
             start_scratch(settings, NEXT, archive=True)
             recovered(settings, scratch_socket(NEXT), lambda: scratch_alive(NEXT), lambda: scratch_log(NEXT))
@@ -250,6 +271,10 @@ class InPlace:
             if self.cluster.exists():
                 self.cluster.rename(self.aside)
             new.rename(self.cluster)
+            # What a new host's own cluster has laid down is refused by the repository, and would stand in the way of all that follows.
+            for path in segments(settings.spool):
+                if foreign(path, self.cluster):
+                    path.unlink()
             self.start("PostgreSQL does not start with the restored data")
             examined(settings, "/run/postgresql")
             self.note("restored", **wanted, **found)

@@ -110,7 +110,7 @@ def test_a_server_with_backups_lays_its_log_down_within_a_minute_and_still_has_n
     host = Host("app1", PAIR)
     found = settings(host.text("postgres", "_cluster/redoubt.conf"))
     assert (found["archive_mode"], found["archive_command"], found["archive_timeout"]) == (
-        "on", "'/usr/local/lib/redoubt/pgbackrest-spool %p %f'", "'60s'")
+        "on", "'/usr/local/lib/redoubt/pgbackrest-spool %p %f'", "'50s'")
     assert found["listen_addresses"] == "''" and found["ssl"] == "off"
     assert lines(host) == {"RestrictAddressFamilies=AF_UNIX", "PrivateNetwork=yes", "IPAddressDeny=any"}
     assert host["__postgres_tls_files"] == []

@@ -96,10 +96,10 @@ class Machine:
         self.begin()
 
     def configure(self, **changes: object) -> None:
-        wanted = {"app": "notes", "host": "app1", "store": "store1", "repository": self.door.repository("app1"), "user": "notes_backup",
-                  "owner_role": "notes_owner", "database": True, "web": True, "version": 17, "paths": ["/nowhere"], "exclude": ["*.tmp"],
+        wanted = {"app": "notes", "host": "app1", "store": "store1", "repository": self.door.repository("app1"),
+                  "database": True, "web": True, "version": 17, "paths": ["/nowhere"], "exclude": ["*.tmp"],
                   "media": str(self.media), "data": str(self.data), "state": str(self.state), "pki": str(self.base / "pki"), "manage": "python manage.py",
-                  "max_age_hours": 26, "drill_max_age_days": 15, "required": "warn", **changes}
+                  "max_age_hours": 26, "drill_max_age_days": 15, **changes}
         (self.config / "config.json").write_text(json.dumps(wanted))
 
     @property

@@ -37,8 +37,6 @@ class Settings:
         self.host: str = found["host"]
         self.store: str = found["store"]
         self.repository: str = found["repository"]
-        self.user: str = found["user"]
-        self.owner_role: str = found["owner_role"]
         self.database: bool = found["database"]
         self.web: bool = found["web"]
         self.version: str = str(found["version"])
@@ -51,7 +49,6 @@ class Settings:
         self.manage: str = found["manage"]
         self.max_age_hours: int = found["max_age_hours"]
         self.drill_max_age_days: int = found["drill_max_age_days"]
-        self.required: str = found["required"]
 
     @property
     def work(self) -> Path:

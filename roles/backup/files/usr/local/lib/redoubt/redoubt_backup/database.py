@@ -25,7 +25,12 @@ def pgbackrest(settings: Settings, *words: str) -> list[str]:
 def info(settings: Settings) -> dict:
     """What pgBackRest knows of the repository."""
     told = call(pgbackrest(settings, "info", "--output=json"), f"The backups of the database on {settings.store} cannot be read", user="postgres")
-    return (json.loads(told) or [{}])[0]
+    found = (json.loads(told) or [{}])[0]
+    # A repository that does not answer is an answer to pgBackRest, and looks like one without backups (codes 1 to 6 are those of a repository that did).
+    wrong = [repository["status"]["message"] for repository in found.get("repo", []) if repository["status"]["code"] > 6]
+    if wrong:
+        raise Refused(f"The backups of the database on {settings.store} cannot be read: {wrong[0].splitlines()[0].rstrip('.')}.")
+    return found
 
 
 def target(at: datetime.datetime | None) -> list[str]:

@@ -1181,6 +1181,13 @@ def test_a_file_that_came_back_otherwise_is_found_unless_it_was_moving(drilled) 
     assert not drilled.drill.Drill(drilled.settings).run()["ok"]
 
 
+def test_a_canary_without_a_row_is_said(machine) -> None:
+    answers = {"query_to_xml": "{}", "redoubt.canary": "", "to_regclass": "f"}
+    view = types.SimpleNamespace(ask=lambda statement: next(answer for words, answer in answers.items() if words in statement))
+    with pytest.raises(machine.common.Refused, match=r"^redoubt\.canary has no row"):
+        machine.files.counted(view)
+
+
 def test_a_canary_that_is_old_is_found(drilled) -> None:
     drilled.fakes.rule("to_char(at AT TIME ZONE", out="2020-01-01T00:00:00.000000 word")
     result = drilled.drill.Drill(drilled.settings).run()

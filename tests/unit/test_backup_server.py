@@ -359,7 +359,23 @@ def test_all_of_the_last_day_and_the_last_of_each_day_before() -> None:
     lasts = [day * DAY + 23 * HOUR for day in range(86, 99)]
     assert stay == sorted({*recent, *lasts, 99 * DAY + 23 * HOUR})
     # Nothing is older than that.
-    assert min(stay) >= now - 14 * DAY
+    assert min(stay) // DAY == 100 - 14
+
+
+@pytest.mark.parametrize("jump", [-400 * DAY, -DAY, DAY, 31 * DAY, 400 * DAY])
+def test_a_clock_that_is_wrong_for_a_while_costs_a_day(jump) -> None:
+    """And when it is right again, what follows is kept as before."""
+    times = [(100 + day) * DAY + 12 * HOUR for day in range(15)]
+    wrong = times[-1] + HOUR + jump
+    stay = sorted(set(times) | {wrong})
+    lost = module.outdated(stay, wrong, 14)
+    assert len(set(lost) & set(times)) <= 1
+    assert not module.too_old({str(when): when for when in stay}, 30)
+    assert len(module.too_old({str(when): when for when in stay}, 14)) <= 1
+    stay = sorted({*stay, times[-1] + 2 * HOUR} - set(lost))
+    lost = module.outdated(stay, times[-1] + 2 * HOUR, 14)
+    assert len(set(lost) & set(times)) <= 1
+    assert times[-1] + 2 * HOUR not in lost
 
 
 @given(st.lists(st.floats(0, 3 * DAY), min_size=1, max_size=60), st.integers(2, 20))
@@ -372,38 +388,43 @@ def test_the_last_of_a_day_is_never_forgotten_within_its_days(gaps, days) -> Non
         every.append(now)
         stay = sorted(set(stay) - set(module.outdated(stay, now, days)))
         lasts = {int(when // DAY): when for when in sorted(every)}
+        counted = sorted(lasts)[-days - 1:]
         for when in every:
-            wanted = now - when <= DAY or (now - when <= days * DAY and lasts[int(when // DAY)] == when)
+            wanted = int(when // DAY) in counted and (now - when <= DAY or lasts[int(when // DAY)] == when)
             assert (when in stay) == wanted
 
 
 @needs_root
 def test_what_is_outdated_goes_when_something_is_kept(store, clock) -> None:
+    store.configure(kept_days=3)
     store.put("files/web1/config")
     module.keep(store.settings)
-    for _ in range(5):
+    old = store.root / f"kept/replaced-files-web1-{store.kept()[-1].name}"
+    old.mkdir()
+    for _ in range(3):
         clock(4 * DAY)
         module.keep(store.settings)
-    names = [path.name for path in store.kept()]
-    assert len(names) == 4
-    spared = store.root / "kept/replaced-files-web1-2020-01-01T000000Z"
-    spared.mkdir()
-    recent = store.root / f"kept/replaced-files-web1-{names[-1]}"
+    assert len(store.kept()) == 4 and old.exists()
+    recent = store.root / f"kept/replaced-files-web1-{store.kept()[-1].name}"
     recent.symlink_to("/")
-    clock(60)
-    module.keep(store.settings)
-    assert not spared.exists() and recent.is_symlink()
-    clock(15 * DAY)
-    module.keep(store.settings)
+    for _ in range(2):
+        clock(DAY)
+        module.keep(store.settings)
+        assert len(store.kept()) == 4
+    assert not old.exists() and recent.is_symlink()
+    for _ in range(2):
+        clock(DAY)
+        module.keep(store.settings)
     assert not recent.is_symlink() and Path("/etc").exists()
 
 
 @given(st.dictionaries(st.text("0123456789abcdef", min_size=4, max_size=4), st.floats(0, 400 * DAY), max_size=30), st.integers(1, 60), st.integers(0, 500))
 def test_only_age_removes_a_snapshot(came, days, flood) -> None:
-    newest = max(came.values(), default=0)
     gone = set(module.too_old(came, days))
-    assert gone == {name for name, when in came.items() if newest - when > days * DAY}
+    counted = sorted({when // DAY for when in came.values()})[-days - 1:]
+    assert gone == {name for name, when in came.items() if when // DAY not in counted}
     # However many come, and from whom: none goes that would not have gone at this hour.
+    newest = max(came.values(), default=0)
     many = {f"flood{number}": newest for number in range(flood)}
     assert set(module.too_old({**came, **many}, days)) == gone
 
@@ -415,9 +436,10 @@ def test_where_nothing_comes_nothing_goes() -> None:
 
 def test_pruning_goes_by_the_day_on_which_a_snapshot_came(store) -> None:
     """What a snapshot says of its date is inside it, encrypted; the program never asks."""
+    store.configure(days=1)
     store.put("files/web1/config")
     old, new, unfinished = "aa" * 32, "bb" * 32, "cc" * 32 + ".rest-server-temp123"
-    for name, days in ((old, 31), (new, 0), (unfinished, 40)):
+    for name, days in ((old, 31), ("dd" * 32, 2), (new, 0), (unfinished, 40)):
         store.snapshot("web1", name, days)
     done = store.run("prune")
     assert (done.returncode, done.stdout) == (0, "web1: 1 removed\n"), done.stderr
@@ -427,10 +449,11 @@ def test_pruning_goes_by_the_day_on_which_a_snapshot_came(store) -> None:
 
 
 def test_one_repository_that_cannot_be_pruned_keeps_no_other_from_it(store) -> None:
+    store.configure(days=1)
     for host in ("db1", "web1"):
         store.put(f"files/{host}/config")
-        store.snapshot(host, "aa" * 32, 40)
-        store.snapshot(host, "bb" * 32, 0)
+        for name, days in (("aa", 40), ("bb", 2), ("cc", 0)):
+            store.snapshot(host, name * 32, days)
     store.fakes.rule("files/db1 --password-file=" + str(store.config / "files.pass") + " forget", code=1, err="Fatal: unable to load snapshot")
     done = store.run("prune")
     assert (done.returncode, done.stderr) == (1, "Old files of db1 were not removed: Fatal: unable to load snapshot.\n")

@@ -37,7 +37,10 @@ CREATE TABLE IF NOT EXISTS redoubt.canary (at timestamptz PRIMARY KEY DEFAULT cl
 INSERT INTO redoubt.canary DEFAULT VALUES;
 DELETE FROM redoubt.canary WHERE at < now() - interval '90 days';
 """
-LAST_CANARY = "SELECT to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US') || ' ' || word FROM redoubt.canary ORDER BY at DESC LIMIT 1"
+# A line also where there is no row: who asks waits for one.
+LAST_CANARY = """
+SELECT coalesce((SELECT to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US') || ' ' || word FROM redoubt.canary ORDER BY at DESC LIMIT 1), '')
+"""
 
 
 def canary(settings: Settings) -> None:
@@ -81,6 +84,8 @@ class Snapshot:
 def counted(view: Snapshot) -> dict:
     """What a restored database has to have."""
     found = {"rows": json.loads(view.ask(COUNTS)), "canary": view.ask(LAST_CANARY), "migrations": []}
+    if not found["canary"]:
+        raise Refused("redoubt.canary has no row, which `systemctl start redoubt-backup` writes before it sends anything.")
     if view.ask(HAS_MIGRATIONS) == "t":
         found["migrations"] = json.loads(view.ask(MIGRATIONS))
     return found

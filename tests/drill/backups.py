@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
@@ -66,12 +67,19 @@ class Backups:
             time.sleep(0.2)
 
     @staticmethod
-    def alerted(host, text: str) -> None:
-        """A line at crit says so, a moment after what has failed."""
+    @contextlib.contextmanager
+    def alert(host, text: str):
+        """What is done meanwhile has a line at crit that says so, a moment after."""
+        since = host.check_output("date +@%s.%N")
+        yield
         deadline = time.monotonic() + 30
-        while text not in (said := host.check_output("journalctl --no-pager --output=cat -t redoubt-alert --priority=crit --lines=5")):
-            assert time.monotonic() < deadline, said
+        while text not in (said := host.check_output("journalctl --no-pager --output=cat -t redoubt-alert --priority=crit --since=%s", since)):
+            assert time.monotonic() < deadline, f"{text!r} is not in {said!r}"
             time.sleep(0.5)
+
+    def send(self) -> int:
+        """Back up the files, as the night does; how that ended."""
+        return self.web.run("systemctl start redoubt-backup.service").rc
 
     @property
     def drilled(self) -> dict:
@@ -81,10 +89,11 @@ class Backups:
     def listing(self) -> dict:
         return json.loads(self.store.check_output("/usr/local/lib/redoubt/backup-server list"))
 
-    def upload(self, name: str, content: str) -> str:
-        """A file as the application would have stored one."""
+    def upload(self, name: str, content: str = "", megabytes: int = 0) -> str:
+        """A file as the application would have stored one; of random bytes, when it is to be large."""
         path = f"/srv/{self.app}/media/{name}"
-        self.web.check_output(f"setpriv --reuid={self.app} --regid={self.app} --init-groups sh -c {shlex.quote(f'mkdir -p $(dirname {path}); printf %s {content} >{path}')}")
+        source = f"head -c {megabytes}M /dev/urandom" if megabytes else f"printf %s {content}"
+        self.web.check_output(f"setpriv --reuid={self.app} --regid={self.app} --init-groups sh -c {shlex.quote(f'mkdir -p $(dirname {path}); {source} >{path}')}")
         return path
 
     # --- As an intruder does, who is root on the host of the application ---

@@ -1,4 +1,4 @@
-"""What the drills of releases share: commits of the demo project that exist for a test only, and playbooks that deploy them."""
+"""What drills share: commits of the demo project that exist for a test only, playbooks that deploy them, and the backups."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from backups import Backups
 
 BRANCH = "drill"
 SETTINGS = "src/config/settings/production.py"
@@ -111,6 +112,16 @@ def releases(lab, source):
     done = lab.playbook("playbooks/deploy.yml")
     assert done.returncode == 0
     assert lab.playbook("playbooks/deploy.yml").stdout.count("changed=0") == 1
+
+
+@pytest.fixture(scope="module")
+def backups(lab):
+    if not lab.groups.get("backups"):
+        pytest.skip("no host of this inventory keeps backups")
+    found = Backups(lab)
+    # The first backup is made while site.yml ends.
+    found.store.check_output(f"systemctl start redoubt-backup-database@{found.name}.service")
+    return found
 
 
 # --- Tables: what a drill measured, printed at the end and kept beside the code, not in it -------------------------------

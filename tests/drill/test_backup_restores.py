@@ -7,17 +7,6 @@ import secrets
 import time
 
 import pytest
-from backups import Backups
-
-
-@pytest.fixture(scope="module")
-def backups(lab):
-    if not lab.groups.get("backups"):
-        pytest.skip("no host of this inventory keeps backups")
-    found = Backups(lab)
-    # The first backup is made while site.yml ends.
-    found.store.check_output(f"systemctl start redoubt-backup-database@{found.name}.service")
-    return found
 
 
 @pytest.fixture(autouse=True)
@@ -140,8 +129,8 @@ def test_what_an_owned_host_cannot_destroy(backups) -> None:
     backups.pgbackrest("start")
     assert label not in backups.store.run(f"find {backups.root}/database/{backups.name}").stdout, "the attack did not even hurt"
     backups.store.check_output("systemctl start redoubt-backup-keep.service")
-    assert backups.store.run("systemctl start redoubt-backup-watch.service").rc != 0
-    backups.alerted(backups.store, f"{backups.name} has no backup of its database at all")
+    with backups.alert(backups.store, f"{backups.name} has no backup of its database at all"):
+        assert backups.store.run("systemctl start redoubt-backup-watch.service").rc != 0
 
     backups.store.check_output(f"/usr/local/lib/redoubt/backup-server bring-back {kept} {backups.name}")
     assert label in {row["name"] for row in backups.listing["backups"]}
@@ -178,12 +167,12 @@ def test_nothing_can_be_read_in_the_repositories(backups) -> None:
 def test_a_backup_that_fails_says_so(backups) -> None:
     backups.store.check_output("systemctl stop redoubt-backup-door.service")
     try:
-        done = backups.play("backup", check=False)
+        with backups.alert(backups.web, f"redoubt-backup.service failed: {backups.store_name} cannot be reached"):
+            done = backups.play("backup", check=False)
         assert done.returncode != 0
         assert re.search(rf"{backups.store_name} cannot be reached.*What was backed up before is as it was", backups.told(done)), done.stdout
     finally:
         backups.store.check_output("systemctl start redoubt-backup-door.service")
-    backups.alerted(backups.web, f"redoubt-backup.service failed: {backups.store_name} cannot be reached")
     assert backups.play("backup").returncode == 0
 
 

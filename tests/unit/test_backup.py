@@ -36,6 +36,7 @@ SEGMENTS = [f"00000001000000000000000{number}" for number in (3, 4)]
 LOG = (*SEGMENTS, "00000002.history", "000000010000000000000005.partial")
 MUTATING = ("mkdir", "rename", "unlink", "rmdir", "chown")
 NEXT = "redoubt-restored-next.service"
+SENDER = "redoubt-backup-send.service"
 # What only the server of the service is asked, once the restored cluster is in its place.
 SWAPPED = "-h /run/postgresql -d postgres -c SELECT pg_database_size"
 
@@ -130,7 +131,7 @@ class Machine:
             aside = folder.with_name(f"{folder.name}.before-restore")
             aside.mkdir()
             (aside / "who").write_text("older\n")
-        for unit in (UNIT, *APP):
+        for unit in (UNIT, SENDER, *APP):
             (self.base / "units" / unit).touch()
         self.fakes.rules = []
         self.rules_of_a_good_restore()
@@ -140,6 +141,7 @@ class Machine:
         self.backups(("full", 3600))
         rule(" restore --pg1-path", sh=RESTORE)
         rule("--target=/", sh=BRING.replace("BASE", str(self.base)))
+        rule(" dump ", out=json.dumps({"files": {}, "database": None}))
         self.snapshots(("aa" * 32, "2026-11-20T02:15:00.123456789+01:00"), ("bb" * 32, "2026-11-25T02:15:00Z"))
         rule("systemd-run", sh=START.replace("BASE", str(self.base)))
         rule("pg_is_in_recovery", sh=ANSWER.replace("BASE", str(self.base)), out="f")
@@ -183,7 +185,7 @@ class Machine:
         self.application.release(self.settings)
 
     def runs(self, *beside: str) -> None:
-        assert self.fakes.running() == {UNIT, *APP, *beside}
+        assert self.fakes.running() == {UNIT, SENDER, *APP, *beside}
         assert not (self.state / "held.json").exists()
         assert not list(self.media.parent.glob(".restoring-*"))
         assert not self.database.InPlace(self.settings).pending()
@@ -226,7 +228,8 @@ def test_what_is_no_time_is_a_sentence(machine, text) -> None:
 
 def test_pgbackrest_is_told_the_time_in_its_own_words(machine) -> None:
     at = machine.common.moment("2026-11-20 03:15:00.5+01:00")
-    assert machine.database.target(at) == ["--type=time", "--target=2026-11-20 02:15:00.500000+00", "--target-action=promote"]
+    assert machine.database.target(at) == ["--type=time", "--target=2026-11-20 02:15:00.500000+00", "--target-timeline=current",
+                                           "--target-action=promote"]
     assert machine.database.target(None) == []
 
 
@@ -393,7 +396,7 @@ def test_segments_on_their_way_are_brought_before_those_of_the_server(machine) -
 def test_a_disk_without_room_for_a_second_cluster_is_said_before_anything_is_fetched(machine, monkeypatch) -> None:
     real = shutil.disk_usage
     monkeypatch.setattr(machine.database.shutil, "disk_usage", lambda path: real(path)._replace(free=1099))
-    with pytest.raises(machine.refused, match=r"^The database needs 0\.0 GB beside what is there, and .* has 0\.0 GB free: make room first\.$"):
+    with pytest.raises(machine.refused, match=r"^Room for 0\.0 GB of the database is needed, beside what is there, and .* has 0\.0 GB free: make room first\.$"):
         machine.restore("database")
     machine.before()
     assert not machine.fakes.calls(" restore --pg1-path")
@@ -420,7 +423,7 @@ def test_at_a_time_no_segment_is_brought(machine) -> None:
     machine.after("database")
     assert [path.name for path in (machine.cluster / "pg_wal").iterdir()] == [SEGMENTS[0]]
     (call,) = machine.fakes.calls(" restore --pg1-path")
-    assert "--target=2026-11-25 03:00:00.000000+00 --target-action=promote" in call
+    assert "--target=2026-11-25 03:00:00.000000+00 --target-timeline=current --target-action=promote" in call
 
 
 FETCHING = {
@@ -558,6 +561,40 @@ def test_killed_at_any_step_the_next_run_puts_the_old_cluster_back_first(machine
     assert reached > 30 and phases == {None, "replaying", "swapping", "restored"}
 
 
+# What the restored cluster lays down once it has begun its timeline.
+BEGINS = START + """
+mkdir -p ROOT/var/lib/postgresql/pgbackrest-spool
+touch ROOT/var/lib/postgresql/pgbackrest-spool/00000002.history ROOT/var/lib/postgresql/pgbackrest-spool/000000020000000000000005
+test ! -e BASE/units/redoubt-backup-send.service || echo sent >>BASE/sent
+"""
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_nothing_is_sent_before_it_is_known_which_cluster_goes_on(machine, good) -> None:
+    spool = machine.settings.spool
+    spool.mkdir(parents=True)
+    (spool / SEGMENTS[1]).write_text("old")
+    machine.fakes.rule("systemd-run", sh=BEGINS.replace("BASE", str(machine.base)).replace("ROOT", str(machine.root)))
+    if good:
+        machine.restore("database")
+        machine.after("database")
+    else:
+        machine.fakes.rule("FROM pg_database WHERE datname", out="0")
+        with pytest.raises(machine.refused, match="of another application"):
+            machine.restore("database")
+        machine.before()
+    assert not (machine.base / "sent").exists(), "the sender ran while the restored cluster replayed"
+    # What was waiting waits on; the new timeline is sent only where it is the service's.
+    assert {path.name for path in spool.iterdir()} == {SEGMENTS[1], *(("00000002.history", "000000020000000000000005") if good else ())}
+
+
+@pytest.mark.parametrize("web", [True, False])
+def test_a_database_alone_makes_the_repository_of_its_files_this_hosts(machine, web) -> None:
+    machine.configure(web=web)
+    machine.restore("database")
+    assert (machine.state / "files-claimed.json").exists() is not web
+
+
 def test_a_restore_of_media_mends_that_of_a_database(machine) -> None:
     machine.fakes.rule(SWAPPED, kill="before")
     killed(lambda: machine.restore("database"))
@@ -645,7 +682,7 @@ def test_a_bare_host_gets_its_cluster(machine) -> None:
 
 def test_what_ran_runs_again_whatever_happens_between(machine) -> None:
     with pytest.raises(KeyError), machine.application.held(machine.settings):
-        assert machine.fakes.running() == {UNIT}
+        assert machine.fakes.running() == {UNIT, SENDER}
         assert json.loads((machine.state / "held.json").read_text())["units"] == sorted(APP)
         raise KeyError
     machine.before()
@@ -655,7 +692,7 @@ def test_what_did_not_run_is_not_started(machine) -> None:
     (machine.base / "units/notes-worker.service").unlink()
     with machine.application.held(machine.settings):
         pass
-    assert machine.fakes.running() == {UNIT, *APP} - {"notes-worker.service"}
+    assert machine.fakes.running() == {UNIT, SENDER, *APP} - {"notes-worker.service"}
 
 
 @pytest.mark.parametrize("kind", [".timer", ".socket", ".service"])
@@ -671,7 +708,7 @@ def test_one_unit_that_does_not_start_holds_up_no_other_and_is_tried_again(machi
     machine.fakes.rule("start notes@blue.socket", code=1, err="Job failed.")
     with pytest.raises(machine.refused, match="^The application was not started again: Job failed.$"), machine.application.held(machine.settings):
         pass
-    assert machine.fakes.running() == {UNIT, *APP} - {"notes@blue.socket"}
+    assert machine.fakes.running() == {UNIT, SENDER, *APP} - {"notes@blue.socket"}
     machine.rules_of_a_good_restore()
     machine.fakes.rule("start notes@blue.socket")
     machine.application.release(machine.settings)
@@ -692,7 +729,7 @@ def test_killed_at_any_step_between_what_ran_before_runs_again_after_the_next(ma
         # Somebody has started one more by hand.
         (machine.base / "units/notes@green.service").touch()
         hold_and_release()
-        assert machine.fakes.running() == {UNIT, *APP, "notes@green.service"}
+        assert machine.fakes.running() == {UNIT, SENDER, *APP, "notes@green.service"}
         assert not (machine.state / "held.json").exists()
     assert reached > 8
 
@@ -702,7 +739,7 @@ def test_builds_and_what_runs_once_are_not_started_again(machine) -> None:
     (machine.base / "units/notes-run.scope").touch()
     with machine.application.held(machine.settings):
         assert "notes-build-7.service" not in machine.fakes.running()
-    assert machine.fakes.running() == {UNIT, *APP, "notes-run.scope"}
+    assert machine.fakes.running() == {UNIT, SENDER, *APP, "notes-run.scope"}
 
 
 # --- The files in their place ----------------------------------------------------------------------------------------
@@ -755,6 +792,39 @@ def test_a_folder_that_was_not_there_is_not_there_where_another_fails(machine, m
         machine.restore("media")
     assert not machine.media.exists() and machine.who(machine.data) == "old"
     machine.runs()
+
+
+def test_a_snapshot_without_uploads_is_none_to_restore_them_from(machine) -> None:
+    shutil.rmtree(machine.base / "snapshot" / str(machine.media).lstrip("/"))
+    with pytest.raises(machine.refused, match=rf"^Snapshot bbbbbbbb of 2026-11-25T02:15:00 has no {machine.media}: choose another time"):
+        machine.restore("media")
+    machine.before()
+    assert not machine.fakes.calls("systemctl stop notes")
+    assert not (machine.state / "files-claimed.json").exists()
+
+
+def test_a_snapshot_of_somebody_elses_making_is_refused(machine) -> None:
+    machine.fakes.rule(" dump ", code=1, err="Fatal: cannot dump file")
+    with pytest.raises(machine.refused, match="^Snapshot bbbbbbbb of 2026-11-25T02:15:00 has no list of its files, so it is none of redoubt-backup's"):
+        machine.restore("media")
+    machine.before()
+
+
+@pytest.mark.parametrize("where", ["uploads", "elsewhere", "dump"])
+def test_files_without_room_are_not_fetched(machine, where) -> None:
+    """In place, what is large elsewhere does not count; beside, all of it does."""
+    large = {"size": 10**18}
+    files = {str(machine.media / "film"): large} if where == "uploads" else {"/etc/large": large} if where == "elsewhere" else {}
+    machine.fakes.rule(" dump ", out=json.dumps({"files": files, "database": {"bytes": 10**18} if where == "dump" else None}))
+    if where == "uploads":
+        with pytest.raises(machine.refused, match=r"^Room for 1000000000\.0 GB of the files is needed"):
+            machine.restore("media")
+        machine.before()
+    else:
+        machine.restore("media")
+        machine.after("media")
+    with pytest.raises(machine.refused, match="of the files is needed"):
+        machine.files.fetch(machine.settings, None, machine.base / "target")
 
 
 def test_a_folder_that_the_snapshot_has_not_stays(machine) -> None:
@@ -890,6 +960,29 @@ def test_what_was_sent_is_written_down(sending) -> None:
     sending.fakes.rule("cat config", code=10)
     sending.files.back_up(sending.settings)
     assert sending.fakes.calls(" init")
+
+
+def test_a_dump_that_fails_leaves_the_room_it_took(machine, monkeypatch) -> None:
+    class View:
+        name = "1"
+
+        def __init__(self, settings: object) -> None:
+            pass
+
+        def __enter__(self) -> object:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(machine.files, "Snapshot", View)
+    machine.settings.work.mkdir(parents=True)
+    machine.settings.dump.write_text("of the night before")
+    machine.fakes.rule("pg_dump ", sh="for word; do case $word in --file=*) echo half >${word#--file=};; esac; done; exit 1")
+    with pytest.raises(machine.refused, match="^The database could not be dumped"):
+        machine.files.dump(machine.settings)
+    assert [path.name for path in machine.settings.work.iterdir()] == ["notes.dump"]
+    assert machine.settings.dump.read_text() == "of the night before"
 
 
 def test_a_host_made_new_does_not_send_after_an_earlier_one(sending) -> None:

@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import ssl
 import subprocess
 import tempfile
@@ -133,6 +134,13 @@ def read(path: Path) -> dict:
         return json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return {}
+
+
+def room(folder: Path, needed: float, what: str) -> None:
+    """Refuse what would not fit (bytes), with a tenth to spare for what grows meanwhile."""
+    free = shutil.disk_usage(folder).free
+    if free < needed * 1.1:
+        raise Refused(f"Room for {needed / 1e9:.1f} GB of the {what} is needed, beside what is there, and {folder} has {free / 1e9:.1f} GB free: make room first.")
 
 
 def reason(lines: list[str]) -> str:

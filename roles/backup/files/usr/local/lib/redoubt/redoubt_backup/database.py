@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from redoubt_backup.application import held
-from redoubt_backup.common import Refused, Settings, call, now, read, reason, sql, write
+from redoubt_backup.common import Refused, Settings, call, now, read, reason, room, sql, write
 
 SEGMENT = "0123456789ABCDEF"
 
@@ -34,19 +34,19 @@ def info(settings: Settings) -> dict:
 
 
 def target(at: datetime.datetime | None) -> list[str]:
-    """pgBackRest's words for a time to stop at. Without one, all that was archived is replayed."""
+    """pgBackRest's words for a time to stop at. Without one, all that was archived is replayed.
+
+    On the timeline of the backup that it begins with: the latest one may be of a restore that went back to before this time.
+    """
     if at is None:
         return []
-    return ["--type=time", f"--target={at.astimezone(datetime.UTC):%Y-%m-%d %H:%M:%S.%f}+00", "--target-action=promote"]
+    return ["--type=time", f"--target={at.astimezone(datetime.UTC):%Y-%m-%d %H:%M:%S.%f}+00", "--target-timeline=current", "--target-action=promote"]
 
 
-def fetch(settings: Settings, at: datetime.datetime | None, folder: Path) -> None:
-    """Restore the newest backup that leads to a time into an empty folder."""
+def fetch(settings: Settings, at: datetime.datetime | None, folder: Path, copies: float) -> None:
+    """Restore the newest backup that leads to a time into an empty folder, if there is room for so many of it."""
     backups = info(settings).get("backup", [])
-    needed = max((backup["info"]["size"] for backup in backups), default=0)
-    free = shutil.disk_usage(folder.parent).free
-    if free < needed * 1.1:
-        raise Refused(f"The database needs {needed / 1e9:.1f} GB beside what is there, and {folder.parent} has {free / 1e9:.1f} GB free: make room first.")
+    room(folder.parent, copies * max((backup["info"]["size"] for backup in backups), default=0), "database")
     folder.mkdir(mode=0o700)
     owner = pwd.getpwnam("postgres")
     os.chown(folder, owner.pw_uid, owner.pw_gid)
@@ -139,13 +139,13 @@ def remove_scratch(settings: Settings, name: str) -> None:
     shutil.rmtree(settings.scratch_files / name, ignore_errors=True)
 
 
-def beside(settings: Settings, at: datetime.datetime | None, name: str) -> dict:
-    """Restore into a cluster that stands beside the service, and start it."""
+def beside(settings: Settings, at: datetime.datetime | None, name: str, copies: float = 1) -> dict:
+    """Restore into a cluster that stands beside the service, and start it. With room for so many of it, where more is to come."""
     folder = settings.scratch / name
     if folder.exists() or scratch_alive(name):
         raise Refused(f"There is a restore called {name} already: take another name, or remove it (`-e into={name} -e remove=true`).")
     try:
-        fetch(settings, at, make_scratch(settings, name))
+        fetch(settings, at, make_scratch(settings, name), copies)
         start_scratch(settings, name)
         recovered(settings, scratch_socket(name), lambda: scratch_alive(name), lambda: scratch_log(name))
         return examined(settings, scratch_socket(name))
@@ -158,6 +158,9 @@ def beside(settings: Settings, at: datetime.datetime | None, name: str) -> dict:
 
 # The name of the restore that is to take the service's place.
 NEXT = "next"
+# While a restore takes its place nothing is sent, also not after a boot (the unit asks restore.json): a timeline of a cluster that is taken
+# back would be in the repository, and every later restore would follow it there.
+SENDER = "redoubt-backup-send.service"
 
 
 def segments(folder: Path) -> list[Path]:
@@ -211,6 +214,7 @@ class InPlace:
         """Take back a swap that was cut off. Empty where there was none."""
         remove_scratch(self.settings, NEXT)
         if not self.pending():
+            self.send()
             return ""
         self.take_back("It was cut off.")
         return "A restore that was cut off has been taken back first."
@@ -223,8 +227,21 @@ class InPlace:
                 if self.cluster.exists():
                     shutil.rmtree(self.cluster)
                 self.aside.rename(self.cluster)
+        self.drop_other_timelines()
         self.start(f"{why} The database from before is in its place, but PostgreSQL did not start again with it")
         self.note("put back", reason=why)
+        self.send()
+
+    def send(self) -> None:
+        subprocess.run(["systemctl", "start", SENDER], capture_output=True, check=False)
+
+    def drop_other_timelines(self) -> None:
+        """What the cluster that is not to be has laid down to be sent."""
+        own = max((path.name[:8] for path in segments(self.cluster / "pg_wal")), default="")
+        if own and self.settings.spool.is_dir():
+            for path in self.settings.spool.iterdir():
+                if not set(path.name[:8]) - set(SEGMENT) and path.name[:8] > own:
+                    path.unlink()
 
     def bring_segments(self, data: Path) -> None:
         """Segments that have not reached the repository: with them nothing is missing that had been committed."""
@@ -247,7 +264,7 @@ class InPlace:
         self.look()
         try:
             new = make_scratch(settings, NEXT)
-            fetch(settings, at, new)
+            fetch(settings, at, new, 1)
             with held(settings):
                 return self.replace(at, new)
         except OSError as error:
@@ -260,6 +277,7 @@ class InPlace:
         settings, wanted = self.settings, {"target": f"{at}" if at else "newest", "aside": str(self.aside)}
         self.note("replaying", **wanted)
         try:
+            call(["systemctl", "stop", SENDER], "What sends the log could not be stopped")
             self.stop()
             if at is None:
                 self.bring_segments(new)
@@ -283,6 +301,7 @@ class InPlace:
             self.start("PostgreSQL does not start with the restored data")
             examined(settings, "/run/postgresql")
             self.note("restored", **wanted, **found)
+            self.send()
         except (Refused, OSError) as error:
             told = str(error) if isinstance(error, Refused) else f"The database was not restored: {error}."
             self.take_back(told)

@@ -104,7 +104,8 @@ class Drill:
 
     def restore_dump_and_cluster(self) -> str:
         settings = self.settings
-        found = database.beside(settings, None, NAME)
+        # The dump goes in beside it.
+        found = database.beside(settings, None, NAME, copies=2.1)
         backups = database.info(settings).get("backup", [])
         self.label = backups[-1]["label"] if backups else ""
         socket = database.scratch_socket(NAME)

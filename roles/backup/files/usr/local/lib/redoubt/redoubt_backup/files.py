@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from redoubt_backup.application import held
-from redoubt_backup.common import Refused, Settings, call, moment, now, read, reason, restic, snapshots, sql, write
+from redoubt_backup.common import Refused, Settings, call, moment, now, read, reason, restic, room, snapshots, sql, write
 
 # Every table that people or the application can have put rows into.
 COUNTS = """
@@ -94,12 +94,16 @@ def counted(view: Snapshot) -> dict:
 def dump(settings: Settings) -> dict:
     """A logical copy, first to a file that is read again: what cannot be listed is not sent. Not compressed: restic does, and finds what it has."""
     pending = settings.dump.with_suffix(".new")
-    with Snapshot(settings) as view:
-        call([str(settings.bin / "pg_dump"), "--format=custom", "--compress=0", f"--snapshot={view.name}", f"--file={pending}",
-              "--host=/run/postgresql", settings.app], "The database could not be dumped")
-        found = counted(view)
-    call([str(settings.bin / "pg_restore"), "--list", str(pending)], "The dump of the database cannot be read again")
-    pending.rename(settings.dump)
+    try:
+        with Snapshot(settings) as view:
+            call([str(settings.bin / "pg_dump"), "--format=custom", "--compress=0", f"--snapshot={view.name}", f"--file={pending}",
+                  "--host=/run/postgresql", settings.app], "The database could not be dumped")
+            found = counted(view)
+        call([str(settings.bin / "pg_restore"), "--list", str(pending)], "The dump of the database cannot be read again")
+        pending.rename(settings.dump)
+    finally:
+        # A disk that was full for it is not to stay so.
+        pending.unlink(missing_ok=True)
     return {**found, "bytes": settings.dump.stat().st_size}
 
 
@@ -165,11 +169,11 @@ def back_up(settings: Settings) -> str:
     manifest["files"] = listed(settings.roots, old)
     write(settings.manifest, manifest, 0o600)
     with restic(settings) as command:
-        if subprocess.run([*command, "cat", "config"], capture_output=True, check=False).returncode:
-            begun = subprocess.run([*command, "init"], capture_output=True, text=True, check=False)
-            if begun.returncode and "already" not in begun.stderr:
-                raise Refused(f"The repository on {settings.store} does not open, or could not be begun: {reason(begun.stderr.splitlines()).rstrip('.')}. "
-                              "Is app_backup_files_pass another than the one it was made with?")
+        opened = subprocess.run([*command, "cat", "config"], capture_output=True, text=True, check=False)
+        if "wrong password" in opened.stderr:
+            raise Refused(f"The repository on {settings.store} does not open: app_backup_files_pass is another than the one it was made with.")
+        if opened.returncode:
+            call([*command, "init"], f"The repository on {settings.store} could not be begun")
         refuse_another_life(settings, command)
         # Locks of a backup that was killed; those of one that runs stay.
         call([*command, "unlock"], "The repository stays locked")
@@ -201,11 +205,20 @@ def chosen(settings: Settings, command: list[str], at: datetime.datetime | None)
     return fitting[-1]
 
 
+def size(manifest: dict, roots: list[Path] | None) -> int:
+    """Bytes of all that was sent, as far as it is large; or of these folders alone."""
+    files = sum(was["size"] for name, was in manifest["files"].items() if roots is None or any(Path(name).is_relative_to(root) for root in roots))
+    return files + ((manifest["database"] or {}).get("bytes", 0) if roots is None else 0)
+
+
 def fetch(settings: Settings, at: datetime.datetime | None, target: Path, only: list[Path] | None = None) -> dict:
     """Restore a snapshot, or these folders of it, into an empty folder; which one it was."""
     target.mkdir(parents=True, mode=0o700)
     with restic(settings) as command:
         snapshot = chosen(settings, command, at)
+        manifest = call([*command, "dump", snapshot["id"], str(settings.manifest)],
+                        f"Snapshot {snapshot['short_id']} of {snapshot['time'][:19]} has no list of its files, so it is none of redoubt-backup's: choose another time")
+        room(target, size(json.loads(manifest), only), "files")
         call([*command, "restore", snapshot["id"], f"--target={target}", *(f"--include={path}" for path in only or [])],
              "The files were not restored")
     return snapshot
@@ -240,6 +253,9 @@ def put_in_place(settings: Settings, at: datetime.datetime | None) -> dict:
             raise Refused(f"{root} is a mounted file system, which cannot be put aside: restore beside it (`-e into=restored`) and copy.")
     try:
         snapshot = fetch(settings, at, pending, settings.roots)
+        if not (pending / str(settings.media).lstrip("/")).is_dir():
+            raise Refused(f"Snapshot {snapshot['short_id']} of {snapshot['time'][:19]} has no {settings.media}: choose another time, or restore beside "
+                          "(`-e into=look`) and copy what it has.")
         with held(settings):
             placed = replace(settings, pending)
     finally:

@@ -196,6 +196,7 @@ def the_lab() -> Lab:
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes half a minute or more; `make drill` runs it, `make test` does not")
+    config.addinivalue_line("markers", "once: the same on every release of Debian; `make test` runs it on the newest only, `make drill` on any")
     config.addinivalue_line("markers", "hosts(*groups): run once for every host of these inventory groups (default: all)")
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 PLAY = """
 - name: Deploy the application alone
   hosts: web

@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 KEYS = ["v", "ip", "event", "user", "target", "detail", "method", "path", "request"]
 
 

@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 BROKEN_OUTSIDE = """
 class OnlyInside:
     def __init__(self, get_response):

@@ -8,6 +8,8 @@ import time
 import pytest
 from load import Load
 
+pytestmark = pytest.mark.once
+
 URLS = """
 from django.http import HttpResponse
 from django.urls import path

@@ -595,6 +595,16 @@ def test_a_database_alone_makes_the_repository_of_its_files_this_hosts(machine, 
     assert (machine.state / "files-claimed.json").exists() is not web
 
 
+def test_a_repository_that_never_answers_is_not_waited_for(machine, monkeypatch) -> None:
+    monkeypatch.setattr(machine.database, "ANSWERS_WITHIN", 1)
+    machine.fakes.rule("info --output=json", sh="sleep 30")
+    began = time.monotonic()
+    with pytest.raises(machine.refused, match=r"^The backups of the database on store1 cannot be read: no answer within 1 s\.$"):
+        machine.restore("database")
+    assert time.monotonic() - began < 25, "it was waited for"
+    machine.before()
+
+
 def test_a_restore_of_media_mends_that_of_a_database(machine) -> None:
     machine.fakes.rule(SWAPPED, kill="before")
     killed(lambda: machine.restore("database"))

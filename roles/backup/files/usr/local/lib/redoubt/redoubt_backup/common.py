@@ -161,13 +161,15 @@ def as_user(name: str) -> list[str]:
     return ["setpriv", "--pdeathsig=KILL", f"--reuid={name}", f"--regid={name}", "--init-groups", "--"]
 
 
-def call(command: list[str], failed: str, user: str = "", environment: dict[str, str] | None = None, allowed: tuple[int, ...] = (0,)) -> str:
-    """Output of a command, run as somebody else where a user is named; a sentence that begins with `failed` where it fails."""
+def call(command: list[str], failed: str, user: str = "", within: float | None = None) -> str:
+    """Output of a command, run as somebody else where a user is named; a sentence that begins with `failed` where it fails, or takes more seconds."""
     if user and os.geteuid() == 0:
         command = [*as_user(user), *command]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, stdin=subprocess.DEVNULL, cwd="/",
-                          env={**os.environ, **(environment or {})})
-    if done.returncode not in allowed:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, stdin=subprocess.DEVNULL, cwd="/", timeout=within)
+    except subprocess.TimeoutExpired:
+        raise Refused(f"{failed}: no answer within {within:.0f} s.") from None
+    if done.returncode:
         said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
         raise Refused(f"{failed}: {reason(said).rstrip('.')}.")
     return done.stdout

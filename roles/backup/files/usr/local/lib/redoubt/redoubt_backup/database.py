@@ -16,6 +16,8 @@ from redoubt_backup.application import held
 from redoubt_backup.common import Refused, Settings, call, now, read, reason, room, sql, write
 
 SEGMENT = "0123456789ABCDEF"
+# Seconds: where packets are dropped, pgBackRest itself knocks for minutes, and a deploy waits for it.
+ANSWERS_WITHIN = 60
 
 
 def pgbackrest(settings: Settings, *words: str) -> list[str]:
@@ -24,7 +26,8 @@ def pgbackrest(settings: Settings, *words: str) -> list[str]:
 
 def info(settings: Settings) -> dict:
     """What pgBackRest knows of the repository."""
-    told = call(pgbackrest(settings, "info", "--output=json"), f"The backups of the database on {settings.store} cannot be read", user="postgres")
+    told = call(pgbackrest(settings, "info", "--output=json"), f"The backups of the database on {settings.store} cannot be read", user="postgres",
+                within=ANSWERS_WITHIN)
     found = (json.loads(told) or [{}])[0]
     # A repository that does not answer is an answer to pgBackRest, and looks like one without backups (codes 1 to 6 are those of a repository that did).
     wrong = [repository["status"]["message"] for repository in found.get("repo", []) if repository["status"]["code"] > 6]

@@ -14,6 +14,7 @@ sys.path.append(str(DRILL))
 spec = importlib.util.spec_from_file_location("drill_conftest", DRILL / "conftest.py")
 drill = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(drill)
+backups = drill.backups
 
 
 class Fleet(drill.Releases):

@@ -12,6 +12,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 # Runs a program with a clock that is so many seconds ahead: a container has its machine's, which is not ours to set.
 SKEWED = """
 import os, runpy, sys, time
@@ -59,6 +61,7 @@ def drill(backups) -> dict[str, str]:
     return {step["step"]: step["told"] for step in backups.drilled["steps"] if not step["ok"]}
 
 
+@pytest.mark.slow
 def test_the_store_is_away_for_a_while(backups) -> None:
     """In the middle of the files, restic waits for it; of the log, nothing is dropped."""
     word = secrets.token_hex(8)
@@ -80,7 +83,7 @@ def test_the_store_is_away_for_a_while(backups) -> None:
     assert not drill(backups)
 
 
-@pytest.mark.parametrize("line", ["files", "database"])
+@pytest.mark.parametrize("line", [pytest.param("files", marks=pytest.mark.slow), "database"])
 def test_a_backup_is_killed(backups, line) -> None:
     if line == "files":
         host, unit, process = backups.web, "redoubt-backup.service", "^restic .* backup "
@@ -98,7 +101,7 @@ def test_a_backup_is_killed(backups, line) -> None:
     assert not drill(backups)
 
 
-@pytest.mark.parametrize("moment", ["fetching", "replaying"])
+@pytest.mark.parametrize("moment", [pytest.param("fetching", marks=pytest.mark.slow), "replaying"])
 def test_a_restore_is_killed(backups, https, moment) -> None:
     word = secrets.token_hex(8)
     backups.sql(f"CREATE TABLE redoubt.drill AS SELECT '{word}' AS word")
@@ -125,6 +128,7 @@ def test_a_restore_is_killed(backups, https, moment) -> None:
     assert backups.db.check_output("ls -A /var/lib/postgresql/redoubt-restored") == ""
 
 
+@pytest.mark.slow
 def test_a_restore_is_taken_back(backups) -> None:
     """To a moment that only the log from before the first restore has; and what follows is backed up on the timeline that is left."""
     unit = f"redoubt-backup-database@{backups.name}.service"
@@ -163,6 +167,7 @@ def small_store(backups):
                                    f" && cp -a /run/drill/. {root}; fi; umount /run/drill; rmdir /run/drill; systemctl start {units}")
 
 
+@pytest.mark.slow
 def test_the_stores_disk_is_full(backups, small_store) -> None:
     word, since = secrets.token_hex(8), backups.store.check_output("date +@%s")
     backups.upload(f"drill/{word}", megabytes=100)
@@ -237,6 +242,7 @@ def test_the_drill_finds_damaged_files(backups, damage) -> None:
     assert any("The drill of" in problem and "files restored" in problem for problem in problems), problems
 
 
+@pytest.mark.slow
 def test_the_drill_finds_a_damaged_database(backups, damage) -> None:
     label = backups.listing["backups"]
     newest = [row["name"] for row in label if row["kind"] == "database, full" and row["host"] == backups.name][-1]

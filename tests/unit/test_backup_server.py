@@ -5,6 +5,7 @@ The attacker of these tests is the user of a repository, which is more than a ho
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -444,16 +445,122 @@ def test_pruning_goes_by_the_day_on_which_a_snapshot_came(store) -> None:
     done = store.run("prune")
     assert (done.returncode, done.stdout) == (0, "web1: 1 removed\n"), done.stderr
     assert not store.fakes.calls("snapshots")
-    (forgot,) = store.fakes.calls(" forget ")
-    assert forgot.split()[-3:] == ["forget", "--prune", old]
+    restic = f"restic --repo={store.root}/files/web1 --password-file={store.config}/files.pass"
+    assert store.fakes.calls() == [f"{restic} unlock", f"{restic} list blobs --no-lock", f"{restic} forget {old}", f"{restic} prune"]
 
 
-def test_one_repository_that_cannot_be_pruned_keeps_no_other_from_it(store) -> None:
+def aged(store: Store, *hosts: str) -> None:
+    """Repositories with something to remove."""
     store.configure(days=1)
-    for host in ("db1", "web1"):
+    for host in hosts:
         store.put(f"files/{host}/config")
         for name, days in (("aa", 40), ("bb", 2), ("cc", 0)):
             store.snapshot(host, name * 32, days)
+
+
+TWICE = "data 01\ntree 02\ndata 01"
+
+
+def test_what_is_claimed_twice_is_read_before_one_of_the_two_goes(store) -> None:
+    aged(store, "web1")
+    store.fakes.rule("list blobs", out=TWICE)
+    done = store.run("prune")
+    assert (done.returncode, done.stdout) == (0, "web1: 1 removed\n"), done.stderr
+    assert [line.split("files.pass ")[1] for line in store.fakes.calls("restic")] == [
+        "unlock", "list blobs --no-lock", "check --read-data --no-lock", f"forget {'aa' * 32}", "prune --max-unused=0"]
+
+
+def test_rubbish_that_is_claimed_to_be_what_is_there_keeps_all_that_is_there(store) -> None:
+    aged(store, "db1", "web1")
+    store.fakes.rule(f"{store.root}/files/db1 --password-file={store.config}/files.pass list blobs", out=TWICE)
+    store.fakes.rule("check --read-data", code=1, err="readHeader: header is larger than file\nFatal: repository contains errors")
+    done = store.run("prune")
+    assert (done.returncode, done.stderr) == (1, (
+        "Nothing was removed of db1's files, where something is there twice and does not read as what it is said to be: rubbish that somebody added to have "
+        "the good copy removed, or a bad disk. docs/after-a-break-in.md says how they come back: Fatal: repository contains errors.\n"))
+    assert [line.split()[1] for line in (*store.fakes.calls(" forget "), *store.fakes.calls(" prune"))] == [f"--repo={store.root}/files/web1"] * 2
+
+
+def test_an_index_that_cannot_be_read_keeps_all_that_is_there(store) -> None:
+    aged(store, "web1")
+    store.fakes.rule("list blobs", code=1, err="Fatal: unable to load index")
+    done = store.run("prune")
+    assert (done.returncode, done.stderr) == (1, "The index of web1's files cannot be read: Fatal: unable to load index.\n")
+    assert not [*store.fakes.calls(" forget "), *store.fakes.calls(" prune")]
+
+
+def test_what_has_nothing_to_remove_is_not_read(store) -> None:
+    store.put("files/web1/config")
+    store.snapshot("web1", SNAPSHOT, 400)
+    assert store.run("prune").stdout == "web1: 0 removed\n"
+    assert [line.split()[-1] for line in store.fakes.calls("restic")] == ["unlock"]
+
+
+def test_more_snapshots_than_a_command_line_holds_are_removed(store) -> None:
+    """As many as an intruder likes; 64 letters each."""
+    store.configure(days=1)
+    store.put("files/web1/config")
+    (store.files / "snapshots").mkdir()
+    long_ago = time.time() - 40 * DAY
+    for number in range(40_000):
+        path = store.files / f"snapshots/{number:064x}"
+        path.touch()
+        os.utime(path, (long_ago,) * 2)
+    store.snapshot("web1", SNAPSHOT, 2)
+    store.snapshot("web1", "cd" * 32, 0)
+    done = store.run("prune")
+    assert (done.returncode, done.stdout) == (0, "web1: 40000 removed\n"), done.stderr
+    forgot = [name for line in store.fakes.calls(" forget ") for name in line.split(" forget ")[1].split()]
+    assert forgot == [f"{number:064x}" for number in range(40_000)]
+    assert len(store.fakes.calls(" prune")) == 1
+
+
+LOCKED = "unable to create lock in backend: repository is already locked by PID 7 on web1 by root (UID 0, GID 0)\nlock was created at …\nthe `unlock` command can …"
+
+
+def test_who_is_sending_is_waited_for(store, monkeypatch) -> None:
+    aged(store, "web1")
+    store.fakes.rule(" prune", code=11, err=LOCKED)
+    slept = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            store.fakes.rule(" prune")
+
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    assert module.prune(store.settings) == ["web1: 1 removed"]
+    assert slept == [module.WAIT] * 3 and len(store.fakes.calls(" prune")) == 4
+
+
+def test_who_never_ends_sending_is_said(store, monkeypatch) -> None:
+    aged(store, "db1", "web1")
+    store.fakes.rule(f"{store.root}/files/db1 --password-file={store.config}/files.pass forget", code=11, err=LOCKED)
+    slept = []
+    monkeypatch.setattr(module.time, "sleep", slept.append)
+    with pytest.raises(module.Refused, match=r"^Old files of db1 were not removed: unable to create lock in backend: repository is already locked by PID 7 .*\.$"):
+        module.prune(store.settings)
+    assert len(slept) == module.WAITS
+    assert len(store.fakes.calls("files/web1", " prune")) == 1
+
+
+def test_what_the_system_refuses_is_one_hosts_and_a_sentence(store, monkeypatch) -> None:
+    aged(store, "db1", "web1")
+    real = subprocess.run
+
+    def run(command: list[str], **more: object) -> subprocess.CompletedProcess:
+        if "forget" in command and f"--repo={store.root}/files/db1" in command:
+            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+        return real(command, **more)
+
+    monkeypatch.setattr(module.subprocess, "run", run)
+    with pytest.raises(module.Refused, match=r"^Old files of db1 were not removed: Argument list too long\.$"):
+        module.prune(store.settings)
+    assert len(store.fakes.calls("files/web1", " prune")) == 1
+
+
+def test_one_repository_that_cannot_be_pruned_keeps_no_other_from_it(store) -> None:
+    aged(store, "db1", "web1")
     store.fakes.rule("files/db1 --password-file=" + str(store.config / "files.pass") + " forget", code=1, err="Fatal: unable to load snapshot")
     done = store.run("prune")
     assert (done.returncode, done.stderr) == (1, "Old files of db1 were not removed: Fatal: unable to load snapshot.\n")

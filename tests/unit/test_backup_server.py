@@ -726,8 +726,16 @@ def label(days: float, kind: str = "F", of: float = 0) -> str:
 
 
 def backed_up(store: Store, where: str, *labels: str) -> None:
+    """Finished backups, whose files are those that are elsewhere under the same name."""
     for name in labels:
-        (store.root / where / "database/db1/backup/notes" / name).mkdir(parents=True)
+        folder = store.root / where / "database/db1/backup/notes" / name
+        others = list(store.root.glob(f"**/database/db1/backup/notes/{name}"))
+        if others:
+            shutil.copytree(others[0], folder, copy_function=os.link)
+        else:
+            (folder / "bundle").mkdir(parents=True)
+            (folder / "bundle/1").write_text(name)
+            (folder / "backup.manifest").write_text(name)
 
 
 GONE = {
@@ -769,6 +777,74 @@ def test_what_has_gone_is_said_to_be_where_it_was_kept_last(store) -> None:
         backed_up(store, f"kept/{point}", *labels)
     backed_up(store, ".", label(1))
     assert module.vanished(store.settings, "db1", time.time()) == (sorted([label(3), label(2)]), points[1])
+
+
+def test_what_was_kept_of_a_repository_that_was_put_aside_is_not_missed(store) -> None:
+    """Brought back to three days ago, or begun anew with another passphrase."""
+    store.info(("full", HOUR))
+    for host in ("db1", "web1"):
+        store.snapshot(host, SNAPSHOT, 0)
+    before, after = (module.stamp(time.time() - hours * HOUR) for hours in (3, 1))
+    backed_up(store, f"kept/{before}", label(4), label(2), label(1))
+    # Another host's, and one without a time, say nothing of this one's.
+    for name in (f"replaced-database-db1-2-{after}", f"replaced-files-db1-{after}", "replaced-database-db1"):
+        (store.root / f"kept/{name}").mkdir()
+    backed_up(store, f"kept/{after}", label(4))
+    backed_up(store, ".", label(4))
+    assert module.vanished(store.settings, "db1", time.time()) == (sorted([label(2), label(1)]), before)
+    aside = store.root / f"kept/replaced-database-db1-{module.stamp(time.time() - 2 * HOUR)}"
+    aside.mkdir()
+    assert store.run("watch").returncode == 0
+    # What is gone since then is.
+    shutil.rmtree(store.database / "backup/notes" / label(4))
+    assert module.vanished(store.settings, "db1", time.time()) == ([label(4)], after)
+
+
+def test_a_backup_that_was_cut_off_while_it_was_kept_is_not_missed(store) -> None:
+    backed_up(store, f"kept/{module.stamp(time.time() - HOUR)}", label(3), label(1))
+    (store.kept()[0] / "database/db1/backup/notes" / label(1) / "backup.manifest").unlink()
+    backed_up(store, ".", label(3))
+    assert module.vanished(store.settings, "db1", time.time()) == ([], "")
+
+
+OVERWRITTEN = {
+    "written anew": (lambda path: (path.unlink(), path.write_text("evil")), True),
+    "gone": (Path.unlink, True),
+    "a link": (lambda path: (path.unlink(), path.symlink_to("/etc/hostname")), True),
+    "moved aside and back": (lambda path: (path.rename(path.with_name("x")), path.with_name("x").rename(path)), False),
+}
+
+
+@pytest.mark.parametrize("case", OVERWRITTEN)
+@pytest.mark.parametrize("name", ["bundle/1", "backup.manifest"])
+@pytest.mark.parametrize("again", [False, True], ids=["", "and kept so"])
+def test_a_finished_backup_that_is_another_is_said(store, case, name, again) -> None:
+    does, said = OVERWRITTEN[case]
+    store.info(("full", HOUR))
+    for host in ("db1", "web1"):
+        store.snapshot(host, SNAPSHOT, 0)
+    times = [module.stamp(time.time() - minutes * 60) for minutes in (60, 45, 30)]
+    for each in times[:2]:
+        backed_up(store, f"kept/{each}", label(3), label(1))
+    backed_up(store, ".", label(3), label(1))
+    does(store.database / "backup/notes" / label(1) / name)
+    if again:
+        # The next quarter of an hour, before anybody has looked.
+        shutil.copytree(store.database, store.root / f"kept/{times[2]}/database/db1", copy_function=os.link, symlinks=True)
+    done = store.run("watch")
+    if said:
+        assert (done.returncode, done.stderr) == (1, (
+            f"1 backups of the database on db1 have changed since they were kept ({label(1)}): somebody wrote over them. "
+            f"They are as they were as of {times[1]}; docs/after-a-break-in.md says how they come back.\n"))
+    else:
+        assert done.returncode == 0, done.stderr
+
+
+def test_what_is_being_removed_for_its_age_is_not_said_to_be_another(store) -> None:
+    backed_up(store, f"kept/{module.stamp(time.time() - HOUR)}", label(31), label(1))
+    backed_up(store, ".", label(31), label(1))
+    (store.database / "backup/notes" / label(31) / "backup.manifest").unlink()
+    assert module.overwritten(store.settings, "db1", time.time()) == ([], "")
 
 
 @pytest.mark.parametrize(("ages", "words", "kind"), [

@@ -52,6 +52,7 @@ class Store:
         for path in (self.root / "kept", self.root / "database/db1", self.root / "files"):
             path.mkdir(parents=True)
         (self.root / "kept").chmod(0o700)
+        self.seen(30)
 
     def configure(self, **changes: object) -> None:
         wanted = {"root": str(self.root), "full_days": 7, "days": 30, "kept_days": 14, "max_age_hours": 26, "full_percent": 101,
@@ -91,6 +92,11 @@ class Store:
         path = self.put(f"files/{host}/snapshots/{name}", name)
         os.utime(path, (time.time() - days * DAY,) * 2)
 
+    def seen(self, hours: float, kept: float = 0) -> None:
+        """As if all had been looked for that long."""
+        since = {**dict.fromkeys(("database of db1", "files of db1", "files of web1"), hours), "kept": kept}
+        (self.base / "seen.json").write_text(json.dumps({name: time.time() - hours * HOUR for name, hours in since.items()}))
+
     def info(self, *backups: tuple[str, float], **more: object) -> None:
         """What pgBackRest says there is: kind and age in seconds."""
         found = [{"type": kind, "label": f"label{number}", "timestamp": {"stop": int(time.time() - age)},
@@ -99,7 +105,7 @@ class Store:
 
     def run(self, *words: str) -> subprocess.CompletedProcess:
         return subprocess.run([sys.executable, "-B", str(PROGRAM), *words], capture_output=True, text=True, check=False,
-                              env={**os.environ, "BACKUP_SERVER_CONFIG": str(self.config)})
+                              env={**os.environ, "BACKUP_SERVER_CONFIG": str(self.config), "STATE_DIRECTORY": str(self.base)})
 
 
 @pytest.fixture
@@ -116,6 +122,7 @@ def store(base: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     made = Store(base)
     made.fakes.on_path(monkeypatch)
     monkeypatch.setattr(module, "CONFIG", made.config)
+    monkeypatch.setenv("STATE_DIRECTORY", str(base))
     owner = pwd.struct_passwd(("them", "x", THEM, THEM, "", "/", "/bin/false"))
     monkeypatch.setattr(module.pwd, "getpwnam", lambda name: owner)
     return made
@@ -693,6 +700,90 @@ def test_what_is_late_is_said(store, ages, days, sentence) -> None:
         assert (done.returncode, done.stderr) == (1, sentence + "\n")
     else:
         assert done.returncode == 0 and done.stdout.startswith("all is as new as it should be, and "), done.stderr
+
+
+def test_a_host_that_was_just_added_has_its_first_night_before_it(store) -> None:
+    store.info()
+    (store.base / "seen.json").unlink()
+    (store.root / f"kept/{module.stamp(time.time())}").mkdir()
+    assert store.run("watch").returncode == 0
+    store.seen(25)
+    assert store.run("watch").returncode == 0
+    store.seen(27)
+    missing = [f"{host} has no backup of its {what} at all" for what, host in (("database", "db1"), ("files", "db1"), ("files", "web1"))]
+    assert store.run("watch").stderr == "; ".join(missing) + ".\n"
+    # What a clock that was ahead has written counts from now on.
+    store.seen(-4000)
+    assert store.run("watch").returncode == 0
+    store.seen(0)
+    (store.base / "seen.json").write_text("[")
+    assert store.run("watch").returncode == 0
+
+
+def test_what_was_there_once_is_missed_at_once(store) -> None:
+    store.seen(0)
+    store.info(("full", HOUR))
+    for host in ("db1", "web1"):
+        store.snapshot(host, SNAPSHOT, 0)
+    (store.root / f"kept/{module.stamp(time.time())}").mkdir()
+    assert store.run("watch").returncode == 0
+    # Nor is that forgotten where it could not be looked at for an hour.
+    store.fakes.rule("info --output=json", code=99, err="ERROR: [041]: x")
+    shutil.rmtree(store.files)
+    assert store.run("watch").stderr == "The repository of db1 cannot be read: [041]: x; web1 has no backup of its files at all.\n"
+    store.info()
+    assert store.run("watch").stderr == "db1 has no backup of its database at all; web1 has no backup of its files at all.\n"
+
+
+@pytest.mark.parametrize(("seen", "last", "sentence"), [
+    (30, None, "nothing has been kept out of the servers' reach yet: see"),
+    (1, None, None),
+    (30, 1.5, None),
+    (30, 3.2, "nothing has been kept out of the servers' reach for 3 hours: see"),
+    (1, 3.2, "nothing has been kept out of the servers' reach for 3 hours: see"),
+])
+@pytest.mark.parametrize("something", [True, False])
+def test_a_keeping_that_has_stopped_is_said(store, seen, last, sentence, something) -> None:
+    store.configure(files=[])
+    store.seen(0, kept=seen)
+    store.info(("full", HOUR))
+    if last:
+        (store.root / f"kept/{module.stamp(time.time() - last * HOUR)}").mkdir()
+    if something:
+        store.put("database/db1/archive/notes/archive.info")
+    done = store.run("watch")
+    if sentence and something:
+        assert done.returncode == 1 and done.stderr.startswith(sentence), done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_repository_that_never_answers_is_said_and_the_others_are_looked_at(store, monkeypatch) -> None:
+    """A pipe in the place of a file, for instance."""
+    store.configure(databases={"db1": "notes", "db2": "notes"}, files=[])
+    store.info(("full", 30 * HOUR))
+    store.fakes.rule("/db1.conf", sh="exec sleep 600")
+    monkeypatch.setattr(module, "ANSWER", 2)
+    with pytest.raises(module.Refused, match=r"^The repository of db1 cannot be read: there is no answer in 2 seconds; "
+                                             r"the newest backup of the database on db2 is 30 hours old\.$"):
+        module.watch(module.Settings())
+
+
+@pytest.mark.parametrize(("code", "bad"), [(0, False), (1, False), (2, False), (6, False), (99, True)])
+def test_a_repository_that_cannot_be_read_is_not_one_without_backups(store, code, bad) -> None:
+    store.configure(files=[])
+    store.fakes.rule("info --output=json", out=json.dumps([{"name": "notes", "backup": [], "repo": [
+        {"status": {"code": code, "message": "[CryptoError] unable to load info file\nHINT: is it?"}}]}]))
+    done = store.run("watch")
+    assert done.stderr == ("The repository of db1 cannot be read: [CryptoError] unable to load info file.\n" if bad
+                           else "db1 has no backup of its database at all.\n")
+
+
+@pytest.mark.parametrize(("room", "names", "used"), [((50, 100), (90, 100), 50), ((50, 100), (10, 100), 90), ((25, 100), (0, 0), 75)])
+def test_a_disk_is_as_full_as_what_there_is_least_of(store, monkeypatch, room, names, used) -> None:
+    found = types.SimpleNamespace(f_bavail=room[0], f_blocks=room[1], f_favail=names[0], f_files=names[1])
+    monkeypatch.setattr(module.os, "statvfs", lambda path: found)
+    assert module.percent(store.root) == used
 
 
 def test_a_snapshot_on_its_way_is_none(store) -> None:

@@ -40,7 +40,11 @@ def test_timers_of_the_store_wait(store) -> None:
     databases = [name for name in store.lab["site_backup_clients"] if name in store.lab["groups"]["db"]]
     for timer in [*(f"redoubt-backup-database@{name}" for name in databases), "redoubt-backup-keep", "redoubt-backup-prune", "redoubt-backup-watch"]:
         assert shown(store, f"{timer}.timer", "ActiveState", "UnitFileState") == {"ActiveState": "active", "UnitFileState": "enabled"}, timer
-        assert shown(store, f"{timer}.service", "OnFailure")["OnFailure"] == f"redoubt-alert@{timer.replace('@', '@')}.service.service", timer
+        assert shown(store, f"{timer}.service", "OnFailure")["OnFailure"] == f"redoubt-alert@{timer}.service.service", timer
+    # And of no host that the inventory names no more.
+    enabled = store.check_output("cd /etc/systemd/system && ls -d multi-user.target.wants/redoubt-backup-repository@* timers.target.wants/redoubt-backup-database@*")
+    assert {path.partition("/")[2] for path in enabled.split()} == {f"redoubt-backup-{unit}" for name in databases
+                                                                   for unit in (f"repository@{name}.service", f"database@{name}.timer")}
 
 
 def test_the_files_are_sent_by_nobody_who_can_write_them(client) -> None:

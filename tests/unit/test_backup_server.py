@@ -257,9 +257,36 @@ def test_a_repository_that_is_a_link_is_said_and_the_others_are_kept(store) -> N
     elsewhere.mkdir()
     store.put("files/web1/config").write_text("x")
     (store.root / "files/db1").symlink_to(elsewhere)
-    with pytest.raises(module.Refused, match=r"^Not everything was kept of files/db1 \(Not a directory\)\.$"):
+    with pytest.raises(module.Refused, match=r"^Not everything was kept of files/db1 \(Not a directory\)\. Until it is, nothing that was kept before is forgotten\.$"):
         module.keep(store.settings)
     assert tree(store.kept()[0]) == {"files/web1/config": "x"}
+
+
+@needs_root
+def test_a_disk_that_cannot_be_read_is_said_and_forgets_nothing(store, clock, monkeypatch) -> None:
+    store.configure(kept_days=1)
+    store.put("files/web1/config")
+    store.put("database/db1/file")
+    for _ in range(2):
+        module.keep(store.settings)
+        clock(4 * DAY)
+    before, bad = store.kept(), True
+    real = os.open
+
+    def broken(path: object, flags: int, *words: object, **more: object) -> int:
+        if path == "file" and bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, flags, *words, **more)
+
+    monkeypatch.setattr(os, "open", broken)
+    for _ in range(3):
+        with pytest.raises(module.Refused, match=r"^Not everything was kept of database/db1 \(Input/output error\)\."):
+            module.keep(store.settings)
+        clock(4 * DAY)
+    assert store.kept()[:2] == before and len(store.kept()) == 5
+    bad = False
+    module.keep(store.settings)
+    assert not before[0].exists()
 
 
 @needs_root
@@ -409,6 +436,7 @@ def test_what_is_outdated_goes_when_something_is_kept(store, clock) -> None:
     module.keep(store.settings)
     old = store.root / f"kept/replaced-files-web1-{store.kept()[-1].name}"
     old.mkdir()
+    (store.root / "kept/replaced-files-web1").mkdir()
     for _ in range(3):
         clock(4 * DAY)
         module.keep(store.settings)
@@ -424,6 +452,7 @@ def test_what_is_outdated_goes_when_something_is_kept(store, clock) -> None:
         clock(DAY)
         module.keep(store.settings)
     assert not recent.is_symlink() and Path("/etc").exists()
+    assert (store.root / "kept/replaced-files-web1").exists(), "put aside by hand, without a time: nobody but who did it knows when it may go"
 
 
 @given(st.dictionaries(st.text("0123456789abcdef", min_size=4, max_size=4), st.floats(0, 400 * DAY), max_size=30), st.integers(1, 60), st.integers(0, 500))
@@ -713,8 +742,9 @@ def test_a_host_that_was_just_added_has_its_first_night_before_it(store) -> None
     missing = [f"{host} has no backup of its {what} at all" for what, host in (("database", "db1"), ("files", "db1"), ("files", "web1"))]
     assert store.run("watch").stderr == "; ".join(missing) + ".\n"
     # What a clock that was ahead has written counts from now on.
-    store.seen(-4000)
+    store.seen(-4000, kept=-4000)
     assert store.run("watch").returncode == 0
+    assert max(json.loads((store.base / "seen.json").read_text()).values()) <= time.time()
     store.seen(0)
     (store.base / "seen.json").write_text("[")
     assert store.run("watch").returncode == 0
@@ -1010,6 +1040,49 @@ def test_the_list_is_of_what_came_when(store) -> None:
     assert abs(found["backups"][2]["when"] - (time.time() - 2 * DAY)) < HOUR
     assert found["kept"] == ["2026-11-25T231500Z"]
     assert isinstance(found["percent"], int)
+
+
+def test_what_cannot_be_read_hides_no_other(store) -> None:
+    store.configure(databases={"db1": "notes", "db2": "notes"}, files=["db1", "web1"])
+    store.info(("full", HOUR))
+    store.fakes.rule("/db1.conf", code=99, err="ERROR: [041]: unable to open missing file")
+    for host in ("db1", "web1"):
+        store.snapshot(host, SNAPSHOT, 2)
+    store.fakes.rule("files/web1 ", out=json.dumps([{"id": SNAPSHOT, "short_id": SNAPSHOT[:8]}]))
+    store.fakes.rule("files/db1 ", code=1, err="Fatal: wrong password or no key found")
+    done = store.run("list")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [(row["host"], row["name"]) for row in found["backups"]] == [("db2", "label0"), ("web1", SNAPSHOT[:8])]
+    assert found["errors"] == ["The repository of db1 cannot be read: [041]: unable to open missing file",
+                               "The snapshots of db1 cannot be read: Fatal: wrong password or no key found"]
+
+
+# What pgBackRest 2.45 and 2.55 print without --verbose: nothing, or what is wrong.
+DAMAGED = """stanza: notes
+status: error
+  archiveId: 17-1, total WAL checked: 9, total valid WAL: 8
+    checksum invalid: 1
+  backup: 20261126-011500F, status: invalid, total files checked: 951, total valid files: 947
+    checksum invalid: 3, size invalid: 1"""
+
+
+@pytest.mark.parametrize(("told", "code", "sentence"), [
+    ("", 0, None),
+    ("WARN: file missing '17-1/0001/seg.lz4'", 0, None),
+    (DAMAGED, 0, ("The repository of db1 is damaged: archiveId: 17-1, total WAL checked: 9, total valid WAL: 8; checksum invalid: 1; "
+                  "backup: 20261126-011500F, status: invalid, total files checked: 951, total valid files: 947; checksum invalid: 3, size invalid: 1. "
+                  "The new backup itself was made; look at the disk.")),
+    ("stanza: notes\nstatus: error", 0, "The repository of db1 is damaged: pgbackrest verify says why. The new backup itself was made; look at the disk."),
+    ("ERROR: [041]: x", 41, "The repository of db1 could not be verified: [041]: x"),
+])
+def test_a_whole_backup_is_followed_by_a_look_at_all_bytes(store, told, code, sentence) -> None:
+    store.info(("full", HOUR))
+    store.fakes.rule(" verify ", out=told, code=code)
+    done = store.run("database", "db1", "--full")
+    assert [line.split("--stanza=notes ")[1] for line in store.fakes.calls(" verify ")] == ["verify --output=text"]
+    assert done.stderr == (f"{sentence}\n" if sentence else "")
+    assert done.returncode == (1 if sentence else 0)
 
 
 def test_each_host_has_a_user_of_its_own_at_restic_s_server(store) -> None:

@@ -185,7 +185,7 @@ def test_what_is_old_goes_and_what_is_claimed_to_be_there_does_not_cost_what_is(
         words = [backups.lab.vars(backups.store_name)["lab_ipv4"], f"/{backups.lab.web}/{folder}", content]
         return backups.web.check_output(f"python3 -c {shlex.quote(SEND)} {shlex.join(words)}")
 
-    before, made = there("snapshots"), []
+    before, made, planted = there("snapshots"), [], []
     backups.store.check_output(f"cp -p {config} {config}.drill && sed -i 's/\"days\": 30/\"days\": 1/' {config}")
     try:
         for days in (40, 39, 5):
@@ -202,14 +202,16 @@ def test_what_is_old_goes_and_what_is_claimed_to_be_there_does_not_cost_what_is(
         pack = next(pack for index in indexes for pack in index["packs"] if pack["blobs"][0]["type"] == "data")
         size = backups.store.check_output(f"stat -c %s {repository}/data/{pack['id'][:2]}/{pack['id']}")
         rubbish = send("data", size)
+        planted.append(f"{repository}/data/{rubbish[:2]}/{rubbish}")
         index = send("index", base64.b64encode(sealed(key, json.dumps({"packs": [{**pack, "id": rubbish}]}).encode())).decode())
+        planted.append(f"{repository}/index/{index}")
         everything = there("data")
         assert restic("check").rc == 0, "only reading finds it"
         with backups.alert(backups.store, f"Nothing was removed of {backups.lab.web}'s files, where something is there twice"):
             assert backups.store.run("systemctl start redoubt-backup-prune.service").rc != 0
         assert (there("data"), there("snapshots")) == (everything, before | set(made))
 
-        backups.store.check_output(f"rm {repository}/index/{index} {repository}/data/{rubbish[:2]}/{rubbish}")
+        backups.store.check_output(f"rm {shlex.join(planted)}")
         backups.store.check_output("systemctl start redoubt-backup-prune.service")
         assert there("snapshots") == before | {made[2]}
         done = restic("check --read-data")
@@ -218,6 +220,7 @@ def test_what_is_old_goes_and_what_is_claimed_to_be_there_does_not_cost_what_is(
     finally:
         backups.store.check_output(f"mv {config}.drill {config}")
         backups.web.run("rm /run/drill.txt")
+        backups.store.run(f"rm -f {shlex.join(planted)}")
         restic(f"forget --prune {shlex.join(there('snapshots') & set(made))}")
 
 

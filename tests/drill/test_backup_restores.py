@@ -142,7 +142,11 @@ def test_what_an_owned_host_cannot_destroy(backups) -> None:
     backups.store.check_output("systemctl start redoubt-backup-prune.service")
     assert files <= {row["name"] for row in backups.listing["backups"]}
 
-    # Its own database's: gone from the repository, by pgBackRest's own words, and overwritten.
+    # Its own database's: overwritten, by pgBackRest's own words, which is seen also when it was kept so; and gone from the repository.
+    assert backups.pgbackrest(f"repo-put backup/{backups.app}/{label}/backup.manifest", feed="junk").rc == 0
+    backups.store.check_output("systemctl start redoubt-backup-keep.service")
+    with backups.alert(backups.store, f"have changed since they were kept ({label})"):
+        assert backups.store.run("systemctl start redoubt-backup-watch.service").rc != 0
     assert backups.pgbackrest(f"repo-put backup/{backups.app}/backup.info", feed="junk").rc == 0
     assert backups.pgbackrest("stop").rc == 0
     backups.pgbackrest("stanza-delete --force")

@@ -100,6 +100,15 @@ def test_a_server_sees_its_own_repository_alone(store) -> None:
             f"/proc/{pid}/root/var/lib/redoubt-backups/database", f"/proc/{pid}/root/var/lib/redoubt-backups/database/{name}"]
 
 
+def test_a_server_sees_little_else_that_could_be_read(store) -> None:
+    """It opens what its client names, and its client may be somebody else."""
+    for name in (name for name in store.lab["site_backup_clients"] if name in store.lab["groups"]["db"]):
+        pid = shown(store, f"redoubt-backup-repository@{name}.service", "MainPID")["MainPID"]
+        assert store.check_output("cd /proc/%s/root && ls -A boot media mnt opt srv home root 2>/dev/null | grep -v ':$'; true", pid).split() == []
+        assert set(store.check_output("find /proc/%s/root/var -type f -not -path '*/redoubt-backups/database/*'", pid).split()) == set()
+        assert store.check_output("ls -A /proc/%s/root/etc/redoubt/backup-server", pid).split() == [f"{name}.conf", f"{name}.d"]
+
+
 def test_what_is_kept_is_roots_alone(store) -> None:
     assert store.check_output("stat -c %s %s", "%U:%G %a", "/var/lib/redoubt-backups/kept") == "root:root 700"
 

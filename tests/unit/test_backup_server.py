@@ -482,7 +482,7 @@ def test_pruning_goes_by_the_day_on_which_a_snapshot_came(store) -> None:
     assert (done.returncode, done.stdout) == (0, "web1: 1 removed\n"), done.stderr
     assert not store.fakes.calls("snapshots")
     restic = f"restic --repo={store.root}/files/web1 --password-file={store.config}/files.pass"
-    assert store.fakes.calls() == [f"{restic} unlock", f"{restic} list blobs --no-lock", f"{restic} forget {old}", f"{restic} prune"]
+    assert store.fakes.calls() == [f"{restic} unlock", f"{restic} list blobs --no-lock", f"{restic} forget {old}", f"{restic} prune --verbose"]
 
 
 def aged(store: Store, *hosts: str) -> None:
@@ -503,7 +503,7 @@ def test_what_is_claimed_twice_is_read_before_one_of_the_two_goes(store) -> None
     done = store.run("prune")
     assert (done.returncode, done.stdout) == (0, "web1: 1 removed\n"), done.stderr
     assert [line.split("files.pass ")[1] for line in store.fakes.calls("restic")] == [
-        "unlock", "list blobs --no-lock", "check --read-data --no-lock", f"forget {'aa' * 32}", "prune --max-unused=0"]
+        "unlock", "list blobs --no-lock", "check --read-data --no-lock", f"forget {'aa' * 32}", "prune --verbose --max-unused=0"]
 
 
 def test_rubbish_that_is_claimed_to_be_what_is_there_keeps_all_that_is_there(store) -> None:
@@ -517,6 +517,27 @@ def test_rubbish_that_is_claimed_to_be_what_is_there_keeps_all_that_is_there(sto
         f"the good copy removed, or a bad disk. docs/after-a-break-in.md says how they come back: pack {SNAPSHOT} contains 1001 errors: [blob "), done.stderr
     assert len(done.stderr) < 600, "an alert is a sentence"
     assert [line.split()[1] for line in (*store.fakes.calls(" forget "), *store.fakes.calls(" prune"))] == [f"--repo={store.root}/files/web1"] * 2
+
+
+# What restic 0.14 and 0.18 print where something is there twice.
+PRUNED = "used:                 13 blobs / 9.002 MiB\nduplicates:            9 blobs / 9.001 MiB\nunused:                2 blobs / 614 B"
+
+
+@pytest.mark.parametrize(("listed", "pruned", "bad"), [
+    ("data 01", PRUNED, True),
+    # That was read before.
+    (TWICE, PRUNED, False),
+    ("data 01", PRUNED.replace("duplicates", "total"), False),
+])
+def test_who_adds_it_after_we_have_looked_is_said(store, listed, pruned, bad) -> None:
+    """He sees our locks come and go."""
+    aged(store, "web1")
+    store.fakes.rule("list blobs", out=listed)
+    store.fakes.rule(" prune", out=pruned)
+    done = store.run("prune")
+    assert (done.returncode, done.stderr) == ((1, (
+        "While old files of web1 were being removed somebody added an index of what was there already: the good copies may be gone from its repository. "
+        "They are kept; docs/after-a-break-in.md says how they come back.\n")) if bad else (0, ""))
 
 
 def test_an_index_that_cannot_be_read_keeps_all_that_is_there(store) -> None:

@@ -826,7 +826,7 @@ def test_a_repository_that_never_answers_is_said_and_the_others_are_looked_at(st
 def test_a_repository_that_cannot_be_read_is_not_one_without_backups(store, code, bad) -> None:
     store.configure(files=[])
     store.fakes.rule("info --output=json", out=json.dumps([{"name": "notes", "backup": [], "repo": [
-        {"status": {"code": code, "message": "[CryptoError] unable to load info file\nHINT: is it?"}}]}]))
+        {"status": {"code": code, "message": "[CryptoError] unable to load info file:\nHINT: is it?"}}]}]))
     done = store.run("watch")
     assert done.stderr == ("The repository of db1 cannot be read: [CryptoError] unable to load info file.\n" if bad
                            else "db1 has no backup of its database at all.\n")

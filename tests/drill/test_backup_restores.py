@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import os
 import re
 import secrets
+import shlex
 import time
 
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.poly1305 import Poly1305
+
+# Sends to restic's server, with the host's own key, what it gets in base64; or so many random bytes. Says under which name.
+SEND = """
+import base64, hashlib, http.client, os, ssl, sys
+address, folder, content = sys.argv[1:]
+body = os.urandom(int(content)) if content.isdigit() else base64.b64decode(content)
+context = ssl.create_default_context(cafile="/etc/redoubt/pki/ca.pem")
+context.load_cert_chain("/etc/redoubt/pki/host.pem", "/etc/redoubt/pki/host.key")
+connection = http.client.HTTPSConnection(address, 8430, context=context, timeout=20)
+connection.request("POST", f"{folder}/{hashlib.sha256(body).hexdigest()}", body)
+answer = connection.getresponse()
+assert answer.status == 200, (answer.status, answer.read())
+print(hashlib.sha256(body).hexdigest())
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -122,14 +142,18 @@ def test_what_an_owned_host_cannot_destroy(backups) -> None:
     backups.store.check_output("systemctl start redoubt-backup-prune.service")
     assert files <= {row["name"] for row in backups.listing["backups"]}
 
-    # Its own database's: gone from the repository, by pgBackRest's own words, and overwritten.
+    # Its own database's: overwritten, by pgBackRest's own words, which is seen also when it was kept so; and gone from the repository.
+    assert backups.pgbackrest(f"repo-put backup/{backups.app}/{label}/backup.manifest", feed="junk").rc == 0
+    backups.store.check_output("systemctl start redoubt-backup-keep.service")
+    with backups.alert(backups.store, f"have changed since they were kept ({label})"):
+        assert backups.store.run("systemctl start redoubt-backup-watch.service").rc != 0
     assert backups.pgbackrest(f"repo-put backup/{backups.app}/backup.info", feed="junk").rc == 0
     assert backups.pgbackrest("stop").rc == 0
     backups.pgbackrest("stanza-delete --force")
     backups.pgbackrest("start")
     assert label not in backups.store.run(f"find {backups.root}/database/{backups.name}").stdout, "the attack did not even hurt"
     backups.store.check_output("systemctl start redoubt-backup-keep.service")
-    with backups.alert(backups.store, f"{backups.name} has no backup of its database at all"):
+    with backups.alert(backups.store, "have gone from its repository before their time"):
         assert backups.store.run("systemctl start redoubt-backup-watch.service").rc != 0
 
     backups.store.check_output(f"/usr/local/lib/redoubt/backup-server bring-back {kept} {backups.name}")
@@ -139,6 +163,69 @@ def test_what_an_owned_host_cannot_destroy(backups) -> None:
     assert backups.play("drill").returncode == 0
     # All is well again, and the store says so: a unit that stays failed would be somebody's next alarm.
     backups.store.check_output("systemctl start redoubt-backup-watch.service")
+
+
+def sealed(key: dict, content: bytes) -> bytes:
+    """As restic writes an index, with the key of the repository."""
+    nonce, text = os.urandom(16), base64.b64decode
+    cipher = Cipher(algorithms.AES(text(key["encrypt"])), modes.CTR(nonce)).encryptor().update(content)
+    word = Cipher(algorithms.AES(text(key["mac"]["k"])), modes.ECB()).encryptor().update(nonce)
+    return nonce + cipher + Poly1305.generate_tag(text(key["mac"]["r"]) + word, cipher)
+
+
+def test_what_is_old_goes_and_what_is_claimed_to_be_there_does_not_cost_what_is(backups) -> None:
+    """As the unit runs it, with fewer days. The intruder has the host's key and passphrase."""
+    assert backups.send() == 0
+    repository, as_restic = f"{backups.root}/files/{backups.lab.web}", "setpriv --reuid=restic-rest-server --regid=restic-rest-server --init-groups"
+    config = "/etc/redoubt/backup-server/config.json"
+
+    def there(kind: str) -> set[str]:
+        return set(backups.store.check_output(f"find {repository}/{kind} -type f -printf '%f\\n'").split())
+
+    def restic(words: str):
+        return backups.store.run(f"{as_restic} restic --no-cache --repo={repository} --password-file=/etc/redoubt/backup-server/files.pass {words}")
+
+    def send(folder: str, content: str) -> str:
+        words = [backups.lab.vars(backups.store_name)["lab_ipv4"], f"/{backups.lab.web}/{folder}", content]
+        return backups.web.check_output(f"python3 -c {shlex.quote(SEND)} {shlex.join(words)}")
+
+    before, made, planted = there("snapshots"), [], []
+    backups.store.check_output(f"cp -p {config} {config}.drill && sed -i 's/\"days\": 30/\"days\": 1/' {config}")
+    try:
+        for days in (40, 39, 5):
+            word = secrets.token_hex(5000)
+            backups.web.check_output(f"printf %s {word} >/run/drill.txt")
+            assert backups.restic("backup --host drill /run/drill.txt").rc == 0
+            (name,) = there("snapshots") - before - set(made)
+            backups.store.check_output(f"touch --date='{days} days ago' {repository}/snapshots/{name}")
+            made.append(name)
+
+        # All that is in some pack is said to be in another too, whose bytes are random.
+        key = json.loads(backups.restic("cat masterkey").stdout)
+        indexes = [json.loads(backups.restic(f"cat index {name}").stdout) for name in there("index")]
+        pack = next(pack for index in indexes for pack in index["packs"] if pack["blobs"][0]["type"] == "data")
+        size = backups.store.check_output(f"stat -c %s {repository}/data/{pack['id'][:2]}/{pack['id']}")
+        rubbish = send("data", size)
+        planted.append(f"{repository}/data/{rubbish[:2]}/{rubbish}")
+        index = send("index", base64.b64encode(sealed(key, json.dumps({"packs": [{**pack, "id": rubbish}]}).encode())).decode())
+        planted.append(f"{repository}/index/{index}")
+        everything = there("data")
+        assert restic("check").rc == 0, "only reading finds it"
+        with backups.alert(backups.store, f"Nothing was removed of {backups.lab.web}'s files, where something is there twice"):
+            assert backups.store.run("systemctl start redoubt-backup-prune.service").rc != 0
+        assert (there("data"), there("snapshots")) == (everything, before | set(made))
+
+        backups.store.check_output(f"rm {shlex.join(planted)}")
+        backups.store.check_output("systemctl start redoubt-backup-prune.service")
+        assert there("snapshots") == before | {made[2]}
+        done = restic("check --read-data")
+        assert done.rc == 0, done.stderr
+        assert restic(f"dump {made[2]} /run/drill.txt").stdout == word
+    finally:
+        backups.store.check_output(f"mv {config}.drill {config}")
+        backups.web.run("rm /run/drill.txt")
+        backups.store.run(f"rm -f {shlex.join(planted)}")
+        restic(f"forget --prune {shlex.join(there('snapshots') & set(made))}")
 
 
 def test_the_kept_copies_are_out_of_the_servers_reach(backups) -> None:

@@ -40,7 +40,11 @@ def test_timers_of_the_store_wait(store) -> None:
     databases = [name for name in store.lab["site_backup_clients"] if name in store.lab["groups"]["db"]]
     for timer in [*(f"redoubt-backup-database@{name}" for name in databases), "redoubt-backup-keep", "redoubt-backup-prune", "redoubt-backup-watch"]:
         assert shown(store, f"{timer}.timer", "ActiveState", "UnitFileState") == {"ActiveState": "active", "UnitFileState": "enabled"}, timer
-        assert shown(store, f"{timer}.service", "OnFailure")["OnFailure"] == f"redoubt-alert@{timer.replace('@', '@')}.service.service", timer
+        assert shown(store, f"{timer}.service", "OnFailure")["OnFailure"] == f"redoubt-alert@{timer}.service.service", timer
+    # And of no host that the inventory names no more.
+    enabled = store.check_output("cd /etc/systemd/system && ls -d multi-user.target.wants/redoubt-backup-repository@* timers.target.wants/redoubt-backup-database@*")
+    assert {path.partition("/")[2] for path in enabled.split()} == {f"redoubt-backup-{unit}" for name in databases
+                                                                   for unit in (f"repository@{name}.service", f"database@{name}.timer")}
 
 
 def test_the_files_are_sent_by_nobody_who_can_write_them(client) -> None:
@@ -94,6 +98,15 @@ def test_a_server_sees_its_own_repository_alone(store) -> None:
         pid = shown(store, f"redoubt-backup-repository@{name}.service", "MainPID")["MainPID"]
         assert store.check_output("find /proc/%s/root/var/lib/redoubt-backups -maxdepth 2 -mindepth 1", pid).split() == [
             f"/proc/{pid}/root/var/lib/redoubt-backups/database", f"/proc/{pid}/root/var/lib/redoubt-backups/database/{name}"]
+
+
+def test_a_server_sees_little_else_that_could_be_read(store) -> None:
+    """It opens what its client names, and its client may be somebody else."""
+    for name in (name for name in store.lab["site_backup_clients"] if name in store.lab["groups"]["db"]):
+        pid = shown(store, f"redoubt-backup-repository@{name}.service", "MainPID")["MainPID"]
+        assert store.check_output("cd /proc/%s/root && ls -A boot media mnt opt srv home root 2>/dev/null | grep -v ':$'; true", pid).split() == []
+        assert set(store.check_output("find /proc/%s/root/var -type f -not -path '*/redoubt-backups/database/*'", pid).split()) == set()
+        assert store.check_output("ls -A /proc/%s/root/etc/redoubt/backup-server", pid).split() == [f"{name}.conf", f"{name}.d"]
 
 
 def test_what_is_kept_is_roots_alone(store) -> None:

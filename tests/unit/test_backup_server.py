@@ -5,6 +5,7 @@ The attacker of these tests is the user of a repository, which is more than a ho
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -51,6 +52,7 @@ class Store:
         for path in (self.root / "kept", self.root / "database/db1", self.root / "files"):
             path.mkdir(parents=True)
         (self.root / "kept").chmod(0o700)
+        self.seen(30)
 
     def configure(self, **changes: object) -> None:
         wanted = {"root": str(self.root), "full_days": 7, "days": 30, "kept_days": 14, "max_age_hours": 26, "full_percent": 101,
@@ -90,6 +92,11 @@ class Store:
         path = self.put(f"files/{host}/snapshots/{name}", name)
         os.utime(path, (time.time() - days * DAY,) * 2)
 
+    def seen(self, hours: float, kept: float = 0) -> None:
+        """As if all had been looked for that long."""
+        since = {**dict.fromkeys(("database of db1", "files of db1", "files of web1"), hours), "kept": kept}
+        (self.base / "seen.json").write_text(json.dumps({name: time.time() - hours * HOUR for name, hours in since.items()}))
+
     def info(self, *backups: tuple[str, float], **more: object) -> None:
         """What pgBackRest says there is: kind and age in seconds."""
         found = [{"type": kind, "label": f"label{number}", "timestamp": {"stop": int(time.time() - age)},
@@ -98,7 +105,7 @@ class Store:
 
     def run(self, *words: str) -> subprocess.CompletedProcess:
         return subprocess.run([sys.executable, "-B", str(PROGRAM), *words], capture_output=True, text=True, check=False,
-                              env={**os.environ, "BACKUP_SERVER_CONFIG": str(self.config)})
+                              env={**os.environ, "BACKUP_SERVER_CONFIG": str(self.config), "STATE_DIRECTORY": str(self.base)})
 
 
 @pytest.fixture
@@ -115,6 +122,7 @@ def store(base: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     made = Store(base)
     made.fakes.on_path(monkeypatch)
     monkeypatch.setattr(module, "CONFIG", made.config)
+    monkeypatch.setenv("STATE_DIRECTORY", str(base))
     owner = pwd.struct_passwd(("them", "x", THEM, THEM, "", "/", "/bin/false"))
     monkeypatch.setattr(module.pwd, "getpwnam", lambda name: owner)
     return made
@@ -249,9 +257,36 @@ def test_a_repository_that_is_a_link_is_said_and_the_others_are_kept(store) -> N
     elsewhere.mkdir()
     store.put("files/web1/config").write_text("x")
     (store.root / "files/db1").symlink_to(elsewhere)
-    with pytest.raises(module.Refused, match=r"^Not everything was kept of files/db1 \(Not a directory\)\.$"):
+    with pytest.raises(module.Refused, match=r"^Not everything was kept of files/db1 \(Not a directory\)\. Until it is, nothing that was kept before is forgotten\.$"):
         module.keep(store.settings)
     assert tree(store.kept()[0]) == {"files/web1/config": "x"}
+
+
+@needs_root
+def test_a_disk_that_cannot_be_read_is_said_and_forgets_nothing(store, clock, monkeypatch) -> None:
+    store.configure(kept_days=1)
+    store.put("files/web1/config")
+    store.put("database/db1/file")
+    for _ in range(2):
+        module.keep(store.settings)
+        clock(4 * DAY)
+    before, bad = store.kept(), True
+    real = os.open
+
+    def broken(path: object, flags: int, *words: object, **more: object) -> int:
+        if path == "file" and bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, flags, *words, **more)
+
+    monkeypatch.setattr(os, "open", broken)
+    for _ in range(3):
+        with pytest.raises(module.Refused, match=r"^Not everything was kept of database/db1 \(Input/output error\)\."):
+            module.keep(store.settings)
+        clock(4 * DAY)
+    assert store.kept()[:2] == before and len(store.kept()) == 5
+    bad = False
+    module.keep(store.settings)
+    assert not before[0].exists()
 
 
 @needs_root
@@ -401,6 +436,7 @@ def test_what_is_outdated_goes_when_something_is_kept(store, clock) -> None:
     module.keep(store.settings)
     old = store.root / f"kept/replaced-files-web1-{store.kept()[-1].name}"
     old.mkdir()
+    (store.root / "kept/replaced-files-web1").mkdir()
     for _ in range(3):
         clock(4 * DAY)
         module.keep(store.settings)
@@ -416,6 +452,7 @@ def test_what_is_outdated_goes_when_something_is_kept(store, clock) -> None:
         clock(DAY)
         module.keep(store.settings)
     assert not recent.is_symlink() and Path("/etc").exists()
+    assert (store.root / "kept/replaced-files-web1").exists(), "put aside by hand, without a time: nobody but who did it knows when it may go"
 
 
 @given(st.dictionaries(st.text("0123456789abcdef", min_size=4, max_size=4), st.floats(0, 400 * DAY), max_size=30), st.integers(1, 60), st.integers(0, 500))
@@ -444,16 +481,145 @@ def test_pruning_goes_by_the_day_on_which_a_snapshot_came(store) -> None:
     done = store.run("prune")
     assert (done.returncode, done.stdout) == (0, "web1: 1 removed\n"), done.stderr
     assert not store.fakes.calls("snapshots")
-    (forgot,) = store.fakes.calls(" forget ")
-    assert forgot.split()[-3:] == ["forget", "--prune", old]
+    restic = f"restic --repo={store.root}/files/web1 --password-file={store.config}/files.pass"
+    assert store.fakes.calls() == [f"{restic} unlock", f"{restic} list blobs --no-lock", f"{restic} forget {old}", f"{restic} prune --verbose"]
 
 
-def test_one_repository_that_cannot_be_pruned_keeps_no_other_from_it(store) -> None:
+def aged(store: Store, *hosts: str) -> None:
+    """Repositories with something to remove."""
     store.configure(days=1)
-    for host in ("db1", "web1"):
+    for host in hosts:
         store.put(f"files/{host}/config")
         for name, days in (("aa", 40), ("bb", 2), ("cc", 0)):
             store.snapshot(host, name * 32, days)
+
+
+TWICE = "data 01\ntree 02\ndata 01"
+
+
+def test_what_is_claimed_twice_is_read_before_one_of_the_two_goes(store) -> None:
+    aged(store, "web1")
+    store.fakes.rule("list blobs", out=TWICE)
+    done = store.run("prune")
+    assert (done.returncode, done.stdout) == (0, "web1: 1 removed\n"), done.stderr
+    assert [line.split("files.pass ")[1] for line in store.fakes.calls("restic")] == [
+        "unlock", "list blobs --no-lock", "check --read-data --no-lock", f"forget {'aa' * 32}", "prune --verbose --max-unused=0"]
+
+
+def test_rubbish_that_is_claimed_to_be_what_is_there_keeps_all_that_is_there(store) -> None:
+    aged(store, "db1", "web1")
+    store.fakes.rule(f"{store.root}/files/db1 --password-file={store.config}/files.pass list blobs", out=TWICE)
+    # As restic 0.18 says it: of each pack, all that is wrong, in one line.
+    store.fakes.rule("check --read-data", code=1, err=f"pack {SNAPSHOT} contains 1001 errors: [{'blob ' * 1000}]\nFatal: repository contains errors")
+    done = store.run("prune")
+    assert done.returncode == 1 and done.stderr.startswith(
+        "Nothing was removed of db1's files, where something is there twice and does not read as what it is said to be: rubbish that somebody added to have "
+        f"the good copy removed, or a bad disk. docs/after-a-break-in.md says how they come back: pack {SNAPSHOT} contains 1001 errors: [blob "), done.stderr
+    assert len(done.stderr) < 600, "an alert is a sentence"
+    assert [line.split()[1] for line in (*store.fakes.calls(" forget "), *store.fakes.calls(" prune"))] == [f"--repo={store.root}/files/web1"] * 2
+
+
+# What restic 0.14 and 0.18 print where something is there twice.
+PRUNED = "used:                 13 blobs / 9.002 MiB\nduplicates:            9 blobs / 9.001 MiB\nunused:                2 blobs / 614 B"
+
+
+@pytest.mark.parametrize(("listed", "pruned", "bad"), [
+    ("data 01", PRUNED, True),
+    # That was read before.
+    (TWICE, PRUNED, False),
+    ("data 01", PRUNED.replace("duplicates", "total"), False),
+])
+def test_who_adds_it_after_we_have_looked_is_said(store, listed, pruned, bad) -> None:
+    """He sees our locks come and go."""
+    aged(store, "web1")
+    store.fakes.rule("list blobs", out=listed)
+    store.fakes.rule(" prune", out=pruned)
+    done = store.run("prune")
+    assert (done.returncode, done.stderr) == ((1, (
+        "While old files of web1 were being removed somebody added an index of what was there already: the good copies may be gone from its repository. "
+        "They are kept; docs/after-a-break-in.md says how they come back.\n")) if bad else (0, ""))
+
+
+def test_an_index_that_cannot_be_read_keeps_all_that_is_there(store) -> None:
+    aged(store, "web1")
+    store.fakes.rule("list blobs", code=1, err="Fatal: unable to load index")
+    done = store.run("prune")
+    assert (done.returncode, done.stderr) == (1, "The index of web1's files cannot be read: Fatal: unable to load index.\n")
+    assert not [*store.fakes.calls(" forget "), *store.fakes.calls(" prune")]
+
+
+def test_what_has_nothing_to_remove_is_not_read(store) -> None:
+    store.put("files/web1/config")
+    store.snapshot("web1", SNAPSHOT, 400)
+    assert store.run("prune").stdout == "web1: 0 removed\n"
+    assert [line.split()[-1] for line in store.fakes.calls("restic")] == ["unlock"]
+
+
+def test_more_snapshots_than_a_command_line_holds_are_removed(store) -> None:
+    """As many as an intruder likes; 64 letters each."""
+    store.configure(days=1)
+    store.put("files/web1/config")
+    (store.files / "snapshots").mkdir()
+    long_ago = time.time() - 40 * DAY
+    for number in range(40_000):
+        path = store.files / f"snapshots/{number:064x}"
+        path.touch()
+        os.utime(path, (long_ago,) * 2)
+    store.snapshot("web1", SNAPSHOT, 2)
+    store.snapshot("web1", "cd" * 32, 0)
+    done = store.run("prune")
+    assert (done.returncode, done.stdout) == (0, "web1: 40000 removed\n"), done.stderr
+    forgot = [name for line in store.fakes.calls(" forget ") for name in line.split(" forget ")[1].split()]
+    assert forgot == [f"{number:064x}" for number in range(40_000)]
+    assert len(store.fakes.calls(" prune")) == 1
+
+
+LOCKED = "unable to create lock in backend: repository is already locked by PID 7 on web1 by root (UID 0, GID 0)\nlock was created at …\nthe `unlock` command can …"
+
+
+def test_who_is_sending_is_waited_for(store, monkeypatch) -> None:
+    aged(store, "web1")
+    store.fakes.rule(" prune", code=11, err=LOCKED)
+    slept = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            store.fakes.rule(" prune")
+
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    assert module.prune(store.settings) == ["web1: 1 removed"]
+    assert slept == [module.WAIT] * 3 and len(store.fakes.calls(" prune")) == 4
+
+
+def test_who_never_ends_sending_is_said(store, monkeypatch) -> None:
+    aged(store, "db1", "web1")
+    store.fakes.rule(f"{store.root}/files/db1 --password-file={store.config}/files.pass forget", code=11, err=LOCKED)
+    slept = []
+    monkeypatch.setattr(module.time, "sleep", slept.append)
+    with pytest.raises(module.Refused, match=r"^Old files of db1 were not removed: unable to create lock in backend: repository is already locked by PID 7 .*\.$"):
+        module.prune(store.settings)
+    assert len(slept) == module.WAITS
+    assert len(store.fakes.calls("files/web1", " prune")) == 1
+
+
+def test_what_the_system_refuses_is_one_hosts_and_a_sentence(store, monkeypatch) -> None:
+    aged(store, "db1", "web1")
+    real = subprocess.run
+
+    def run(command: list[str], **more: object) -> subprocess.CompletedProcess:
+        if "forget" in command and f"--repo={store.root}/files/db1" in command:
+            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+        return real(command, **more)
+
+    monkeypatch.setattr(module.subprocess, "run", run)
+    with pytest.raises(module.Refused, match=r"^Old files of db1 were not removed: Argument list too long\.$"):
+        module.prune(store.settings)
+    assert len(store.fakes.calls("files/web1", " prune")) == 1
+
+
+def test_one_repository_that_cannot_be_pruned_keeps_no_other_from_it(store) -> None:
+    aged(store, "db1", "web1")
     store.fakes.rule("files/db1 --password-file=" + str(store.config / "files.pass") + " forget", code=1, err="Fatal: unable to load snapshot")
     done = store.run("prune")
     assert (done.returncode, done.stderr) == (1, "Old files of db1 were not removed: Fatal: unable to load snapshot.\n")
@@ -588,6 +754,91 @@ def test_what_is_late_is_said(store, ages, days, sentence) -> None:
         assert done.returncode == 0 and done.stdout.startswith("all is as new as it should be, and "), done.stderr
 
 
+def test_a_host_that_was_just_added_has_its_first_night_before_it(store) -> None:
+    store.info()
+    (store.base / "seen.json").unlink()
+    (store.root / f"kept/{module.stamp(time.time())}").mkdir()
+    assert store.run("watch").returncode == 0
+    store.seen(25)
+    assert store.run("watch").returncode == 0
+    store.seen(27)
+    missing = [f"{host} has no backup of its {what} at all" for what, host in (("database", "db1"), ("files", "db1"), ("files", "web1"))]
+    assert store.run("watch").stderr == "; ".join(missing) + ".\n"
+    # What a clock that was ahead has written counts from now on.
+    store.seen(-4000, kept=-4000)
+    assert store.run("watch").returncode == 0
+    assert max(json.loads((store.base / "seen.json").read_text()).values()) <= time.time()
+    store.seen(0)
+    (store.base / "seen.json").write_text("[")
+    assert store.run("watch").returncode == 0
+
+
+def test_what_was_there_once_is_missed_at_once(store) -> None:
+    store.seen(0)
+    store.info(("full", HOUR))
+    for host in ("db1", "web1"):
+        store.snapshot(host, SNAPSHOT, 0)
+    (store.root / f"kept/{module.stamp(time.time())}").mkdir()
+    assert store.run("watch").returncode == 0
+    # Nor is that forgotten where it could not be looked at for an hour.
+    store.fakes.rule("info --output=json", code=99, err="ERROR: [041]: x")
+    shutil.rmtree(store.files)
+    assert store.run("watch").stderr == "The repository of db1 cannot be read: [041]: x; web1 has no backup of its files at all.\n"
+    store.info()
+    assert store.run("watch").stderr == "db1 has no backup of its database at all; web1 has no backup of its files at all.\n"
+
+
+@pytest.mark.parametrize(("seen", "last", "sentence"), [
+    (30, None, "nothing has been kept out of the servers' reach yet: see"),
+    (1, None, None),
+    (30, 1.5, None),
+    (30, 3.2, "nothing has been kept out of the servers' reach for 3 hours: see"),
+    (1, 3.2, "nothing has been kept out of the servers' reach for 3 hours: see"),
+])
+@pytest.mark.parametrize("something", [True, False])
+def test_a_keeping_that_has_stopped_is_said(store, seen, last, sentence, something) -> None:
+    store.configure(files=[])
+    store.seen(0, kept=seen)
+    store.info(("full", HOUR))
+    if last:
+        (store.root / f"kept/{module.stamp(time.time() - last * HOUR)}").mkdir()
+    if something:
+        store.put("database/db1/archive/notes/archive.info")
+    done = store.run("watch")
+    if sentence and something:
+        assert done.returncode == 1 and done.stderr.startswith(sentence), done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_repository_that_never_answers_is_said_and_the_others_are_looked_at(store, monkeypatch) -> None:
+    """A pipe in the place of a file, for instance."""
+    store.configure(databases={"db1": "notes", "db2": "notes"}, files=[])
+    store.info(("full", 30 * HOUR))
+    store.fakes.rule("/db1.conf", sh="exec sleep 600")
+    monkeypatch.setattr(module, "ANSWER", 2)
+    with pytest.raises(module.Refused, match=r"^The repository of db1 cannot be read: there is no answer in 2 seconds; "
+                                             r"the newest backup of the database on db2 is 30 hours old\.$"):
+        module.watch(module.Settings())
+
+
+@pytest.mark.parametrize(("code", "bad"), [(0, False), (1, False), (2, False), (6, False), (99, True)])
+def test_a_repository_that_cannot_be_read_is_not_one_without_backups(store, code, bad) -> None:
+    store.configure(files=[])
+    store.fakes.rule("info --output=json", out=json.dumps([{"name": "notes", "backup": [], "repo": [
+        {"status": {"code": code, "message": "[CryptoError] unable to load info file:\nHINT: is it?"}}]}]))
+    done = store.run("watch")
+    assert done.stderr == ("The repository of db1 cannot be read: [CryptoError] unable to load info file.\n" if bad
+                           else "db1 has no backup of its database at all.\n")
+
+
+@pytest.mark.parametrize(("room", "names", "used"), [((50, 100), (90, 100), 50), ((50, 100), (10, 100), 90), ((25, 100), (0, 0), 75)])
+def test_a_disk_is_as_full_as_what_there_is_least_of(store, monkeypatch, room, names, used) -> None:
+    found = types.SimpleNamespace(f_bavail=room[0], f_blocks=room[1], f_favail=names[0], f_files=names[1])
+    monkeypatch.setattr(module.os, "statvfs", lambda path: found)
+    assert module.percent(store.root) == used
+
+
 def test_a_snapshot_on_its_way_is_none(store) -> None:
     store.info(("full", HOUR))
     store.snapshot("db1", SNAPSHOT, 0)
@@ -619,8 +870,16 @@ def label(days: float, kind: str = "F", of: float = 0) -> str:
 
 
 def backed_up(store: Store, where: str, *labels: str) -> None:
+    """Finished backups, whose files are those that are elsewhere under the same name."""
     for name in labels:
-        (store.root / where / "database/db1/backup/notes" / name).mkdir(parents=True)
+        folder = store.root / where / "database/db1/backup/notes" / name
+        others = list(store.root.glob(f"**/database/db1/backup/notes/{name}"))
+        if others:
+            shutil.copytree(others[0], folder, copy_function=os.link)
+        else:
+            (folder / "bundle").mkdir(parents=True)
+            (folder / "bundle/1").write_text(name)
+            (folder / "backup.manifest").write_text(name)
 
 
 GONE = {
@@ -662,6 +921,74 @@ def test_what_has_gone_is_said_to_be_where_it_was_kept_last(store) -> None:
         backed_up(store, f"kept/{point}", *labels)
     backed_up(store, ".", label(1))
     assert module.vanished(store.settings, "db1", time.time()) == (sorted([label(3), label(2)]), points[1])
+
+
+def test_what_was_kept_of_a_repository_that_was_put_aside_is_not_missed(store) -> None:
+    """Brought back to three days ago, or begun anew with another passphrase."""
+    store.info(("full", HOUR))
+    for host in ("db1", "web1"):
+        store.snapshot(host, SNAPSHOT, 0)
+    before, after = (module.stamp(time.time() - hours * HOUR) for hours in (3, 1))
+    backed_up(store, f"kept/{before}", label(4), label(2), label(1))
+    # Another host's, and one without a time, say nothing of this one's.
+    for name in (f"replaced-database-db1-2-{after}", f"replaced-files-db1-{after}", "replaced-database-db1"):
+        (store.root / f"kept/{name}").mkdir()
+    backed_up(store, f"kept/{after}", label(4))
+    backed_up(store, ".", label(4))
+    assert module.vanished(store.settings, "db1", time.time()) == (sorted([label(2), label(1)]), before)
+    aside = store.root / f"kept/replaced-database-db1-{module.stamp(time.time() - 2 * HOUR)}"
+    aside.mkdir()
+    assert store.run("watch").returncode == 0
+    # What is gone since then is.
+    shutil.rmtree(store.database / "backup/notes" / label(4))
+    assert module.vanished(store.settings, "db1", time.time()) == ([label(4)], after)
+
+
+def test_a_backup_that_was_cut_off_while_it_was_kept_is_not_missed(store) -> None:
+    backed_up(store, f"kept/{module.stamp(time.time() - HOUR)}", label(3), label(1))
+    (store.kept()[0] / "database/db1/backup/notes" / label(1) / "backup.manifest").unlink()
+    backed_up(store, ".", label(3))
+    assert module.vanished(store.settings, "db1", time.time()) == ([], "")
+
+
+OVERWRITTEN = {
+    "written anew": (lambda path: (path.unlink(), path.write_text("evil")), True),
+    "gone": (Path.unlink, True),
+    "a link": (lambda path: (path.unlink(), path.symlink_to("/etc/hostname")), True),
+    "moved aside and back": (lambda path: (path.rename(path.with_name("x")), path.with_name("x").rename(path)), False),
+}
+
+
+@pytest.mark.parametrize("case", OVERWRITTEN)
+@pytest.mark.parametrize("name", ["bundle/1", "backup.manifest"])
+@pytest.mark.parametrize("again", [False, True], ids=["", "and kept so"])
+def test_a_finished_backup_that_is_another_is_said(store, case, name, again) -> None:
+    does, said = OVERWRITTEN[case]
+    store.info(("full", HOUR))
+    for host in ("db1", "web1"):
+        store.snapshot(host, SNAPSHOT, 0)
+    times = [module.stamp(time.time() - minutes * 60) for minutes in (60, 45, 30)]
+    for each in times[:2]:
+        backed_up(store, f"kept/{each}", label(3), label(1))
+    backed_up(store, ".", label(3), label(1))
+    does(store.database / "backup/notes" / label(1) / name)
+    if again:
+        # The next quarter of an hour, before anybody has looked.
+        shutil.copytree(store.database, store.root / f"kept/{times[2]}/database/db1", copy_function=os.link, symlinks=True)
+    done = store.run("watch")
+    if said:
+        assert (done.returncode, done.stderr) == (1, (
+            f"1 backups of the database on db1 have changed since they were kept ({label(1)}): somebody wrote over them. "
+            f"They are as they were as of {times[1]}; docs/after-a-break-in.md says how they come back.\n"))
+    else:
+        assert done.returncode == 0, done.stderr
+
+
+def test_what_is_being_removed_for_its_age_is_not_said_to_be_another(store) -> None:
+    backed_up(store, f"kept/{module.stamp(time.time() - HOUR)}", label(31), label(1))
+    backed_up(store, ".", label(31), label(1))
+    (store.database / "backup/notes" / label(31) / "backup.manifest").unlink()
+    assert module.overwritten(store.settings, "db1", time.time()) == ([], "")
 
 
 @pytest.mark.parametrize(("ages", "words", "kind"), [
@@ -736,6 +1063,49 @@ def test_the_list_is_of_what_came_when(store) -> None:
     assert abs(found["backups"][2]["when"] - (time.time() - 2 * DAY)) < HOUR
     assert found["kept"] == ["2026-11-25T231500Z"]
     assert isinstance(found["percent"], int)
+
+
+def test_what_cannot_be_read_hides_no_other(store) -> None:
+    store.configure(databases={"db1": "notes", "db2": "notes"}, files=["db1", "web1"])
+    store.info(("full", HOUR))
+    store.fakes.rule("/db1.conf", code=99, err="ERROR: [041]: unable to open missing file")
+    for host in ("db1", "web1"):
+        store.snapshot(host, SNAPSHOT, 2)
+    store.fakes.rule("files/web1 ", out=json.dumps([{"id": SNAPSHOT, "short_id": SNAPSHOT[:8]}]))
+    store.fakes.rule("files/db1 ", code=1, err="Fatal: wrong password or no key found")
+    done = store.run("list")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [(row["host"], row["name"]) for row in found["backups"]] == [("db2", "label0"), ("web1", SNAPSHOT[:8])]
+    assert found["errors"] == ["The repository of db1 cannot be read: [041]: unable to open missing file",
+                               "The snapshots of db1 cannot be read: Fatal: wrong password or no key found"]
+
+
+# What pgBackRest 2.45 and 2.55 print without --verbose: nothing, or what is wrong.
+DAMAGED = """stanza: notes
+status: error
+  archiveId: 17-1, total WAL checked: 9, total valid WAL: 8
+    checksum invalid: 1
+  backup: 20261126-011500F, status: invalid, total files checked: 951, total valid files: 947
+    checksum invalid: 3, size invalid: 1"""
+
+
+@pytest.mark.parametrize(("told", "code", "sentence"), [
+    ("", 0, None),
+    ("WARN: file missing '17-1/0001/seg.lz4'", 0, None),
+    (DAMAGED, 0, ("The repository of db1 is damaged: archiveId: 17-1, total WAL checked: 9, total valid WAL: 8; checksum invalid: 1; "
+                  "backup: 20261126-011500F, status: invalid, total files checked: 951, total valid files: 947; checksum invalid: 3, size invalid: 1. "
+                  "The new backup itself was made; look at the disk.")),
+    ("stanza: notes\nstatus: error", 0, "The repository of db1 is damaged: pgbackrest verify says why. The new backup itself was made; look at the disk."),
+    ("ERROR: [041]: x", 41, "The repository of db1 could not be verified: [041]: x"),
+])
+def test_a_whole_backup_is_followed_by_a_look_at_all_bytes(store, told, code, sentence) -> None:
+    store.info(("full", HOUR))
+    store.fakes.rule(" verify ", out=told, code=code)
+    done = store.run("database", "db1", "--full")
+    assert [line.split("--stanza=notes ")[1] for line in store.fakes.calls(" verify ")] == ["verify --output=text"]
+    assert done.stderr == (f"{sentence}\n" if sentence else "")
+    assert done.returncode == (1 if sentence else 0)
 
 
 def test_each_host_has_a_user_of_its_own_at_restic_s_server(store) -> None:

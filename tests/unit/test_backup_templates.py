@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
@@ -157,6 +158,35 @@ def test_the_door_lets_in_who_is_backed_up_each_as_itself() -> None:
     assert subjects == {"default": "", "CN=app1": "app1", "CN=app2": "app2", "CN=db1": "db1"}
     assert set(users) == {"default", "app1", "app2", "db1"} and len(set(users.values())) == 4
     assert "ssl_verify_client on;" in text and "ssl_protocols TLSv1.3;" in text
+
+
+@pytest.mark.parametrize("path", ["/var/lib/redoubt-backups", "/srv/backups"])
+def test_a_repositorys_server_sees_its_own_and_no_other_hosts(path) -> None:
+    """It opens whatever path its client names, and its client may be somebody else by now."""
+    unit = Host("store1", FLEET, backup_server_path=path).text("backup_server", "etc/systemd/system/redoubt-backup-repository@.service")
+    lines = dict(line.split("=", 1) for line in unit.splitlines() if re.match("(TemporaryFileSystem|Bind)", line))
+    assert {entry.split(":")[0] for entry in lines.pop("TemporaryFileSystem").split()} == {
+        "/boot", "/media", "/mnt", "/opt", "/srv", "/var", "/etc/redoubt/backup-server", path}
+    assert lines == {"BindPaths": f"{path}/database/%i", "BindReadOnlyPaths": "/etc/redoubt/backup-server/%i.conf /etc/redoubt/backup-server/%i.d"}
+    assert "ProtectHome=yes" in unit.splitlines()
+
+
+def test_a_host_that_hangs_the_watch_is_ended() -> None:
+    unit = Host("store1", FLEET).text("backup_server", "etc/systemd/system/redoubt-backup-watch.service").splitlines()
+    assert "TimeoutStartSec=10min" in unit
+    # Who reads a repository is another user than who ends him.
+    assert any("CAP_KILL" in line for line in unit if line.startswith("CapabilityBoundingSet="))
+
+
+def test_what_serves_a_host_that_was_taken_out_is_ended() -> None:
+    task = yaml.safe_load((ROOT / "roles/backup_server/tasks/configure.yml").read_text())[-1]["redoubt.django.units"]
+    wants = "/etc/systemd/system/multi-user.target.wants"
+    enabled = [f"{wants}/redoubt-backup-{unit}" for host in ("db1", "old1") for unit in (f"repository@{host}.service", f"database@{host}.timer")]
+    host = Host("store1", FLEET, __backup_server_enabled={"files": [{"path": path} for path in enabled]})
+    found = {kind: host.templar().template(trust_as_template(task[kind])) for kind in ("enabled", "disabled")}
+    assert {"redoubt-backup-repository@db1.service", "redoubt-backup-database@db1.timer"} <= set(found["enabled"])
+    assert sorted(found["disabled"]) == ["nginx.service", "pgbackrest.service", "redoubt-backup-database@old1.timer", "redoubt-backup-repository@old1.service",
+                                         "restic-rest-server.service"]
 
 
 def test_passphrases_are_in_files_of_their_own_that_others_cannot_read() -> None:

@@ -618,12 +618,15 @@ def test_what_the_system_refuses_is_one_hosts_and_a_sentence(store, monkeypatch)
     assert len(store.fakes.calls("files/web1", " prune")) == 1
 
 
-def test_what_is_no_text_in_a_programs_words_is_said_all_the_same(store) -> None:
+@pytest.mark.parametrize("sh", [
+    "printf 'ERROR: [025]: expected a section, not \\254\\377\\n' >&2; exit 25",
+    "printf '[{\"repo\": [{\"status\": {\"code\": 99, \"message\": \"[025]: expected a section, not \\254\\001\"}}]}]'"])
+def test_what_is_no_text_in_a_programs_words_is_said_all_the_same(store, sh) -> None:
     """A repository that is opened with another passphrase is bytes, and pgBackRest quotes them."""
-    store.fakes.rule("info --output=json", sh="printf 'ERROR: [025]: expected a section, not \\254\\377\\n' >&2; exit 25")
+    store.fakes.rule("info --output=json", sh=sh)
     done = store.run("watch")
     assert done.returncode == 1
-    assert "The repository of db1 cannot be read: [025]: expected a section, not" in done.stderr
+    assert "The repository of db1 cannot be read: [025]: expected a section, not" in done.stderr, done.stderr
 
 
 def test_one_repository_that_cannot_be_pruned_keeps_no_other_from_it(store) -> None:

@@ -28,7 +28,8 @@ def info(settings: Settings) -> dict:
     """What pgBackRest knows of the repository."""
     told = call(pgbackrest(settings, "info", "--output=json"), f"The backups of the database on {settings.store} cannot be read", user="postgres",
                 within=ANSWERS_WITHIN)
-    found = (json.loads(told) or [{}])[0]
+    # Of what cannot be deciphered it quotes bytes.
+    found = (json.loads(told, strict=False) or [{}])[0]
     # A repository that does not answer is an answer to pgBackRest, and looks like one without backups (codes 1 to 6 are those of a repository that did).
     wrong = [repository["status"]["message"] for repository in found.get("repo", []) if repository["status"]["code"] > 6]
     if wrong:

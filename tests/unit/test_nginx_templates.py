@@ -407,6 +407,39 @@ def test_folders_are_where_the_contract_says():
         assert not location.all("alias") or location.location("~", r"/\.").one("return") == ["404"]
 
 
+def test_only_files_whose_names_carry_a_hash_are_kept_open():
+    rendered = Rendered(FULL)
+    assert rendered.conf("nginx.conf").all("http")[0].one("open_file_cache") == ["off"]
+    site = servers(rendered.conf("sites-enabled/https.conf"))["notes.example"]
+    assert len([each for each in site.walk() if each.words[0] == "open_file_cache"]) == len(FULL["app_static"])
+    for item in FULL["app_static"]:
+        location = site.location("^~", item["url"])
+        # Locations by pattern are tried in their order: a name that begins with a dot is nobody's, hash or none.
+        hidden, hashed = location.all("location")
+        assert hidden.words[2] == r"/\." and hashed.all("open_file_cache")
+        caching = [each.words[2] for kind in (location, hashed) for each in kind.all("add_header") if each.words[1] == "Cache-Control"]
+        assert caching == ["no-cache", "public, max-age=31536000, immutable"]
+        for name in ("a.0123456789ab.css", "a-0123456789abcdef0123.js", f"a.{32 * 'f'}.css", f"b/a.{64 * '0'}.svg"):
+            assert re.search(hashed.words[2], item["url"] + name), name
+        for name in ("a.css", "0123456789ab.css", "a.0123456789a.css", "a.0123456789abc.css", "a.0123456789AB.css", "a.0123456789ab/a.css", "a.0123456789ab"):
+            assert not re.search(hashed.words[2], item["url"] + name), name
+
+
+def test_only_lines_that_no_jail_counts_are_written_later():
+    rendered = Rendered(FULL)
+    log = rendered.conf("conf.d/log.conf")
+    assert log.one("access_log") == ["/var/log/nginx/access.log", "redoubt"]
+    later, now = ({words[0]: words[1] for words in (each.words for each in found.block)} for found in log.all("map") if found.words[2] in ("$redoubt_log_later", "$redoubt_log_now"))
+    assert later == {"200": "1", "206": "1", "304": "1", "default": ""} and now == {"1": "", "default": "1"}
+    site = servers(rendered.conf("sites-enabled/https.conf"))["notes.example"]
+    own = {location.words[-1]: [each.words[1:] for each in location.all("access_log")] for location in site.all("location") if location.all("access_log")}
+    # The reports' own locations aside, which have no buffer.
+    assert {url for url in own if not url.startswith("@")} == {item["url"] for item in FULL["app_static"]}
+    for item in FULL["app_static"]:
+        assert own[item["url"]] == [["/var/log/nginx/access.log", "redoubt", "if=$redoubt_log_now"],
+                                    ["/var/log/nginx/./access.log", "redoubt", "buffer=64k", "flush=1s", "if=$redoubt_log_later"]]
+
+
 def test_private_media_is_the_applications():
     private = servers(Rendered(FULL).conf("sites-enabled/https.conf"))["notes.example"]
     assert private.location("^~", "/media/").one("proxy_pass") == ["http://redoubt_app"]

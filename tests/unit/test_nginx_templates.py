@@ -425,19 +425,15 @@ def test_only_files_whose_names_carry_a_hash_are_kept_open():
             assert not re.search(hashed.words[2], item["url"] + name), name
 
 
-def test_only_lines_that_no_jail_counts_are_written_later():
-    rendered = Rendered(FULL)
-    log = rendered.conf("conf.d/log.conf")
-    assert log.one("access_log") == ["/var/log/nginx/access.log", "redoubt"]
-    later, now = ({words[0]: words[1] for words in (each.words for each in found.block)} for found in log.all("map") if found.words[2] in ("$redoubt_log_later", "$redoubt_log_now"))
-    assert later == {"200": "1", "206": "1", "304": "1", "default": ""} and now == {"1": "", "default": "1"}
-    site = servers(rendered.conf("sites-enabled/https.conf"))["notes.example"]
-    own = {location.words[-1]: [each.words[1:] for each in location.all("access_log")] for location in site.all("location") if location.all("access_log")}
-    # The reports' own locations aside, which have no buffer.
-    assert {url for url in own if not url.startswith("@")} == {item["url"] for item in FULL["app_static"]}
-    for item in FULL["app_static"]:
-        assert own[item["url"]] == [["/var/log/nginx/access.log", "redoubt", "if=$redoubt_log_now"],
-                                    ["/var/log/nginx/./access.log", "redoubt", "buffer=64k", "flush=1s", "if=$redoubt_log_later"]]
+def test_what_jails_may_count_is_written_at_once():
+    for contract in (PLAIN, FULL):
+        confs = Rendered(contract).every()
+        logs = confs["etc/nginx/conf.d/log.conf"].all("access_log")
+        assert [each.words[1:] for each in logs] == [["/var/log/nginx/access.log", "redoubt", "buffer=64k", "flush=1s"],
+                                                     ["/var/log/nginx/refused.log", "redoubt", "if=$redoubt_refused"]]
+        # A location that has a log of its own has lost both: the reports', whose lines nobody counts.
+        own = {location.words[1] for conf in confs.values() for location in conf.walk() if location.words[0] == "location" and location.all("access_log")}
+        assert own <= {"@redoubt_csp_noted", "@redoubt_csp_dropped"}
 
 
 def test_private_media_is_the_applications():

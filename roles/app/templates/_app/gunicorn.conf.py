@@ -1,6 +1,8 @@
 # {{ ansible_managed }}
+import os
+
 # The socket is systemd's: gunicorn takes it over and listens on nothing else.
-workers = {{ app_gunicorn_workers }}
+workers = {{ app_gunicorn_workers or '2 * len(os.sched_getaffinity(0)) + 1' }}
 threads = {{ app_gunicorn_threads }}
 timeout = {{ app_gunicorn_timeout }}
 graceful_timeout = {{ app_gunicorn_timeout }}

@@ -82,6 +82,10 @@ setup:
   description: Whether a first release has been set up on this host, or on another one that it shares a database with.
   returned: always
   type: bool
+uv:
+  description: Whether what builds environments is installed.
+  returned: always
+  type: bool
 activate:
   description: Whether a colour has to be started with it and made the live one.
   returned: always
@@ -108,6 +112,7 @@ import re
 from ansible.module_utils.basic import AnsibleModule
 
 STATE = "/var/lib/redoubt"
+UV = "/usr/local/lib/redoubt/uv/bin/uv"
 
 NOT_CONTENT = {"version", "run", "config", "probe", "certificate", "migrate", "setup", "hooks", "processes", "kept", "audit", "check_fail_level",
                "allow_destructive", "several"}
@@ -165,7 +170,7 @@ def main() -> None:
     text = read(module.params["app"])
     if not text and module.check_mode:
         module.exit_json(changed=False, release="pending", commit="pending", build=True, migrate=True, activate=True, live="",
-                         idle="blue", fingerprint="", held="", setup=False)
+                         idle="blue", fingerprint="", held="", setup=False, uv=False)
     if not text:
         module.fail_json(msg=f"There is no {module.params['app']} on this host: nothing has been deployed here yet. Run playbooks/site.yml first.")
     app = json.loads(text)
@@ -174,7 +179,7 @@ def main() -> None:
         if (wanted["source"], wanted["repo"]) != (app["source"], app["repo"]):
             # The key and the servers that go with another address are not on the host yet, so it cannot be asked.
             module.exit_json(changed=False, release="pending", commit="pending", build=True, migrate=True, activate=True, live="",
-                             idle="blue", fingerprint="", held="", setup=False)
+                             idle="blue", fingerprint="", held="", setup=False, uv=False)
         app = wanted
     commit = resolve(module, app)
     # What is in a release makes it another one; how it is named, judged, put in service and kept does not.
@@ -197,7 +202,7 @@ def main() -> None:
         changed=False, release=release, commit=commit, live=live, idle="green" if live == "blue" else "blue",
         fingerprint=digest.hexdigest(), held=f"{rolled_back['since']} by {rolled_back['who']}" if held else "",
         build=not held and not os.path.exists(f"{root}/releases/{release}/manifest.json"),
-        setup=os.path.exists(f"{home}/setup"),
+        setup=os.path.exists(f"{home}/setup"), uv=os.path.exists(UV),
         # Where a release was pruned, what was done for it counts no more.
         migrate=not held and not (os.path.exists(f"{root}/releases/{release}/manifest.json") and os.path.exists(f"{done}/migrate")
                                   and os.path.exists(f"{home}/setup")),

@@ -87,6 +87,34 @@ def test_folders_are_not_listed(edge, media) -> None:
     assert_header_set(answer)
 
 
+def test_a_file_that_was_put_in_the_place_of_another_is_seen_at_once(web, edge) -> None:
+    """As every switch does with a whole folder of them. What has a hash in its name is the same in every release."""
+    folder, name = edge.variables["site_live_release"] + "/static", secrets.token_hex(8)
+    put = f"echo {{0}} > {folder}/{name}.new && mv {folder}/{name}.new {folder}/{name}.css && cp {folder}/{name}.css {folder}/.{name}.0123456789ab.css"
+    try:
+        for number in range(5):
+            web.check_output(put.format(number))
+            answer = edge.ask(f"/static/{name}.css")
+            assert (answer.status, answer.body.decode().strip(), answer.one("Cache-Control")) == (200, str(number), "no-cache")
+        assert edge.ask(f"/static/.{name}.0123456789ab.css").status == 404
+    finally:
+        web.check_output(f"rm -f {folder}/{name}.* {folder}/.{name}.*")
+
+
+def test_no_line_of_the_log_is_lost_or_doubled(web, edge) -> None:
+    """They are written together, up to a second later; nothing that nginx is told loses one. What a jail may count is there at once."""
+    said = []
+    for told in ("true", "systemctl reload nginx", "systemctl kill --kill-whom=main --signal=USR1 nginx", "systemctl restart nginx"):
+        said += [(edge.ask(path).one("X-Request-ID"), status) for path, status in (("/about", "200"), (f"/static/{secrets.token_hex(8)}.css", "404"))]
+        assert web.run(f"grep -c {said[-1][0]} /var/log/nginx/refused.log").stdout.strip() == "1", told
+        web.check_output(told)
+    for request, status in said:
+        deadline = time.monotonic() + 10
+        while not (lines := web.run(f"grep -h {request} /var/log/nginx/access.log").stdout.splitlines()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert [json.loads(line)["status"] for line in lines] == [status]
+
+
 def test_the_edge_says_itself_when_the_application_is_gone(lab, web, edge, stranger) -> None:
     """502 in the moment between a crash and the restart; static files go on."""
     socket = f"{edge.variables['site_run']}/live.sock"

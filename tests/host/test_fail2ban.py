@@ -79,7 +79,7 @@ def test_nobody_else_can_tell_the_jails_on_the_journal_anything(host, expected, 
 
 def test_files_are_watched_as_they_are_written(host, expected) -> None:
     for jail in expected & {"limits", "probes", "scans"}:
-        assert "/var/log/nginx/access.log" in host.check_output(f"fail2ban-client status {jail}")
+        assert "/var/log/nginx/refused.log" in host.check_output(f"fail2ban-client status {jail}")
 
 
 def test_bans_are_in_a_table_of_their_own_before_the_firewalls(host, expected) -> None:

@@ -9,6 +9,7 @@ import re
 import secrets
 import ssl
 import subprocess
+import time
 import urllib.parse
 import warnings
 
@@ -204,7 +205,7 @@ def test_an_error_page_repeats_nothing_of_the_request(edge: Edge) -> None:
 
 def test_the_error_page_is_in_the_log_by_its_request(host, edge: Edge) -> None:
     answer = edge.ask("/", method="POST", headers={"Content-Length": str(1 << 40)})
-    (line,) = [line for line in host.check_output("tail -n 200 /var/log/nginx/access.log").splitlines() if answer.one("X-Request-ID") in line]
+    (line,) = logged(host, answer.one("X-Request-ID"))
     assert (json.loads(line)["status"], json.loads(line)["method"]) == ("413", "POST")
 
 
@@ -265,12 +266,28 @@ def test_the_internal_media_location_is_internal(edge: Edge) -> None:
     assert edge.ask("/-/media/anything.png").status == 404
 
 
+def logged(host, mark: str) -> list[str]:
+    """The lines of the access log with a mark in them: nginx writes them up to a second later."""
+    deadline = time.monotonic() + 10
+    while not (found := host.run(f"tail -n 2000 /var/log/nginx/access.log | grep -aF {mark}").stdout.splitlines()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
+
+
+def test_what_is_refused_is_in_the_jails_log_when_it_is_answered(host, edge: Edge) -> None:
+    mark = secrets.token_hex(12)
+    served = edge.ask(f"/?{mark}").one("X-Request-ID")
+    refused = edge.ask(f"/{mark}").one("X-Request-ID")
+    log = host.check_output("tail -n 2000 /var/log/nginx/refused.log")
+    assert log.count(refused) == 1 and served not in log
+    assert [line for line in log.splitlines() if refused in line] == logged(host, refused)
+
+
 def test_the_log_knows_no_query_string(host, edge: Edge) -> None:
     secret, page = secrets.token_hex(12), secrets.token_hex(12)
     edge.ask(f"/{page}?token={secret}", headers={"Referer": f"https://{edge.canonical}/reset?token={secret}"})
-    log = host.check_output("tail -n 200 /var/log/nginx/access.log")
-    assert page in log
-    assert secret not in log
+    assert logged(host, page)
+    assert secret not in host.check_output("tail -n 200 /var/log/nginx/access.log /var/log/nginx/refused.log")
 
 
 def test_a_line_of_the_log_begins_with_what_no_visitor_chooses(host, edge: Edge) -> None:
@@ -278,7 +295,7 @@ def test_a_line_of_the_log_begins_with_what_no_visitor_chooses(host, edge: Edge)
     mark = secrets.token_hex(12)
     forged = '","status":"429","client":"192.0.2.1'
     edge.ask(f"/{mark}{forged}%0a%22", headers={"User-Agent": forged + "\x1b[2J\\", "Referer": forged})
-    lines = [line for line in host.check_output("tail -n 200 /var/log/nginx/access.log").splitlines() if mark in line]
+    lines = logged(host, mark)
     assert len(lines) == 1
     beginning = re.compile(r'{"client":"([0-9a-f.:]+)","status":"(\d{3})","limit":"[A-Z_]*","method":"GET","time":"[^"]+","id":"[0-9a-f]{32}","host":"')
     found = beginning.match(lines[0])
@@ -291,7 +308,7 @@ def test_a_line_of_the_log_begins_with_what_no_visitor_chooses(host, edge: Edge)
 def test_a_strangers_word_on_addresses_counts_nothing(host, edge: Edge) -> None:
     mark = secrets.token_hex(12)
     edge.ask(f"/{mark}", headers=dict.fromkeys(("X-Forwarded-For", "X-Real-IP", "True-Client-IP", "Forwarded"), "192.0.2.1"))
-    (line,) = [json.loads(line) for line in host.check_output("tail -n 200 /var/log/nginx/access.log").splitlines() if mark in line]
+    line = json.loads(*logged(host, mark))
     assert line["client"] != "192.0.2.1"
 
 
@@ -357,6 +374,6 @@ def test_the_exposure_is_low(host) -> None:
 
 def test_logs_are_rotated_and_not_public(host) -> None:
     assert host.file("/usr/sbin/logrotate").exists
-    for name in ("access.log", "error.log"):
+    for name in ("access.log", "refused.log", "error.log"):
         log = host.file(f"/var/log/nginx/{name}")
         assert (log.user, log.group, oct(log.mode)) == ("www-data", "adm", "0o640")

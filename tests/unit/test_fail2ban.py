@@ -184,6 +184,17 @@ def test_bursts_of_what_is_not_there(config, tmp_path) -> None:
     assert matched(config, "redoubt-scans", [access(status, "/backup") for status in (200, 301, 304, 400, 401, 429, 500)], tmp_path) == []
 
 
+def test_nginx_writes_down_at_once_all_that_a_jail_may_count(config, tmp_path) -> None:
+    refused = re.compile(re.search(r'\$redoubt_refused \{\s*"~(.*)" 1;', (ROOT / "roles/nginx/templates/etc/nginx/conf.d/log.conf").read_text())[1])
+    answers = [(limit, status) for limit in ("", "PASSED", "DELAYED", "REJECTED", "DELAYED_DRY_RUN") for status in range(100, 600)]
+    lines = [access(status, "/.env", client=f"198.18.{number // 250}.{number % 250}", limit_req_status=limit) for number, (limit, status) in enumerate(answers)]
+    written = {f"198.18.{number // 250}.{number % 250}" for number, (limit, status) in enumerate(answers) if refused.search(f"{limit}:{status}")}
+    counted = {name: set(matched(config, f"redoubt-{name}", lines, tmp_path)) for name in ("limits", "probes", "scans")}
+    assert all(counted.values()) and set().union(*counted.values()) <= written
+    # Not what is answered as it was asked for, nor a ban's own answer.
+    assert not any(refused.search(each) for each in (":200", "PASSED:200", "PASSED:302", "PASSED:444", "DELAYED:500", "DELAYED:304"))
+
+
 def test_the_time_is_the_lines_own(config, tmp_path) -> None:
     """An hour off, and every ban would come an hour late or never."""
     log = tmp_path / "log"

@@ -407,6 +407,35 @@ def test_folders_are_where_the_contract_says():
         assert not location.all("alias") or location.location("~", r"/\.").one("return") == ["404"]
 
 
+def test_only_files_whose_names_carry_a_hash_are_kept_open():
+    rendered = Rendered(FULL)
+    assert rendered.conf("nginx.conf").all("http")[0].one("open_file_cache") == ["off"]
+    site = servers(rendered.conf("sites-enabled/https.conf"))["notes.example"]
+    assert len([each for each in site.walk() if each.words[0] == "open_file_cache"]) == len(FULL["app_static"])
+    for item in FULL["app_static"]:
+        location = site.location("^~", item["url"])
+        # Locations by pattern are tried in their order: a name that begins with a dot is nobody's, hash or none.
+        hidden, hashed = location.all("location")
+        assert hidden.words[2] == r"/\." and hashed.all("open_file_cache")
+        caching = [each.words[2] for kind in (location, hashed) for each in kind.all("add_header") if each.words[1] == "Cache-Control"]
+        assert caching == ["no-cache", "public, max-age=31536000, immutable"]
+        for name in ("a.0123456789ab.css", "a-0123456789abcdef0123.js", f"a.{32 * 'f'}.css", f"b/a.{64 * '0'}.svg"):
+            assert re.search(hashed.words[2], item["url"] + name), name
+        for name in ("a.css", "0123456789ab.css", "a.0123456789a.css", "a.0123456789abc.css", "a.0123456789AB.css", "a.0123456789ab/a.css", "a.0123456789ab"):
+            assert not re.search(hashed.words[2], item["url"] + name), name
+
+
+def test_what_jails_may_count_is_written_at_once():
+    for contract in (PLAIN, FULL):
+        confs = Rendered(contract).every()
+        logs = confs["etc/nginx/conf.d/log.conf"].all("access_log")
+        assert [each.words[1:] for each in logs] == [["/var/log/nginx/access.log", "redoubt", "buffer=64k", "flush=1s"],
+                                                     ["/var/log/nginx/refused.log", "redoubt", "if=$redoubt_refused"]]
+        # A location that has a log of its own has lost both: the reports', whose lines nobody counts.
+        own = {location.words[1] for conf in confs.values() for location in conf.walk() if location.words[0] == "location" and location.all("access_log")}
+        assert own <= {"@redoubt_csp_noted", "@redoubt_csp_dropped"}
+
+
 def test_private_media_is_the_applications():
     private = servers(Rendered(FULL).conf("sites-enabled/https.conf"))["notes.example"]
     assert private.location("^~", "/media/").one("proxy_pass") == ["http://redoubt_app"]

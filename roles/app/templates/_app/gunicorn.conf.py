@@ -1,6 +1,8 @@
 # {{ ansible_managed }}
+import os
+
 # The socket is systemd's: gunicorn takes it over and listens on nothing else.
-workers = {{ app_gunicorn_workers }}
+workers = {{ app_gunicorn_workers or '2 * len(os.sched_getaffinity(0)) + 1' }}
 threads = {{ app_gunicorn_threads }}
 timeout = {{ app_gunicorn_timeout }}
 graceful_timeout = {{ app_gunicorn_timeout }}
@@ -13,3 +15,49 @@ forwarded_allow_ips = "*"
 control_socket_disable = True
 accesslog = None
 errorlog = "-"
+
+# gunicorn sends the headers and the body one after the other. A worker that is killed in between leaves nginx with an answer that has
+# begun, which it cannot ask for again: the first piece of the body goes with the headers. A gunicorn built otherwise is left as it is.
+try:
+    from gunicorn.http.wsgi import Response
+except ImportError:
+    Response = None
+
+
+class Together:
+    """A connection that keeps what it is told to send until it is told anything else."""
+
+    def __init__(self, sock):
+        self.sock, self.kept = sock, b""
+
+    def sendall(self, data):
+        self.kept += data
+
+    def send_kept(self):
+        kept, self.kept = self.kept, b""
+        if kept:
+            self.sock.sendall(kept)
+
+    def __getattr__(self, name):
+        self.send_kept()
+        return getattr(self.sock, name)
+
+
+def together(stock):
+    def write_first(self, data):
+        if getattr(self, "headers_sent", True) or not hasattr(self, "sock"):
+            return stock(self, data)
+        sock = self.sock
+        self.sock = both = Together(sock)
+        try:
+            return stock(self, data)
+        finally:
+            self.sock = sock
+            both.send_kept()
+
+    return write_first
+
+
+# Every reload reads this file again.
+if hasattr(Response, "write") and Response.write.__name__ != "write_first":
+    Response.write = together(Response.write)

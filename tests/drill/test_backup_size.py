@@ -29,6 +29,8 @@ def large(backups):
     """Rows of what compresses as text does, and files of what does not compress."""
     backups.sql("CREATE TABLE redoubt.drill AS SELECT n AS id, md5(n::text) || md5((-n)::text) AS word, repeat(md5((n % 1000)::text), 2) AS text "
                 "FROM generate_series(1, 6000000) n")
+    # Of other drills.
+    backups.web.check_output(f"rm -rf /srv/{backups.app}/media/drill")
     backups.upload("drill/first", "x")
     backups.web.check_output(f"setpriv --reuid={backups.app} --regid={backups.app} --init-groups sh -c "
                              f"'cd /srv/{backups.app}/media/drill && for n in $(seq {FILES}); do head -c {FILE_SIZE} /dev/urandom >$n; done'")

@@ -280,6 +280,7 @@ def test_a_clock_that_is_off(backups, days) -> None:
         return host.run(f"python3 -c {shlex.quote(SKEWED)} {days * 86400} /usr/local/lib/redoubt/{shlex.join(words)}")
 
     assert backups.send() == 0
+    backups.store.check_output("systemctl start redoubt-backup-keep.service")
     kept = backups.listing["kept"]
     for verb in ("keep", "prune"):
         done = skewed(backups.store, "backup-server", verb)

@@ -83,7 +83,7 @@ def test_a_host_is_lost(lab, backups, browse, table) -> None:
 def bare(lab, backups):
     """Any machine of the database's Debian release, which has the folder of the repositories and has never heard of the kit."""
     like, name = lab.vars(backups.name)["lab_container"], f"redoubt-{lab.name}-bare"
-    words = [word for word in json.loads(podman("inspect", like))[0]["Config"]["CreateCommand"][1:] if not word.startswith(("--publish", "--ip"))]
+    words = [word for word in json.loads(podman("inspect", like))[0]["Config"]["CreateCommand"][1:] if not word.startswith(("--publish", "--ip", "--mac-address"))]
     for option, value in (("--name", name), ("--hostname", "bare.test")):
         words[words.index(option) + 1] = value
     podman(*words)

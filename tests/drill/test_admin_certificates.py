@@ -16,8 +16,6 @@ from edge import Edge
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "collections"))
 
-pytestmark = pytest.mark.once
-
 PLAY = """
 - name: Configure the edge alone
   hosts: web

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import threading
 import time
@@ -44,7 +43,10 @@ def large(backups):
 def test_a_gigabyte_and_a_thousand_files(lab, backups, large, browse, table) -> None:
     values = lab.vars(lab.web)
     site = f"https://{values['app_domains'][0]}"
-    load = lambda: Load(lambda: browse(lab.web), site, values["vault_app_admin_password"])
+
+    def load() -> Load:
+        return Load(lambda: browse(lab.web), site, values["vault_app_admin_password"])
+
     size = int(backups.sql(f"SELECT pg_database_size('{backups.app}')"))
     assert size >= 1e9
     megabytes, media = size / 1e6, FILES * FILE_SIZE / 1e6
@@ -111,4 +113,4 @@ def test_a_gigabyte_and_a_thousand_files(lab, backups, large, browse, table) -> 
         table("backup_requests", {**done.row(case), "p99_s": round(p99(done), 3), "ratio": round(p99(done) / p99(calm), 2)})
     for case, done in served.items():
         assert not done.failed, (case, done.failed[:5])
-        assert len(done.answers) > 1000 or done is not calm, json.dumps(done.row(case))
+    assert len(calm.answers) > 1000, "too little load to show anything"

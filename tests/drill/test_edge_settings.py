@@ -20,8 +20,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from edge import Answer, Edge, ask_from, assert_error_page, assert_header_set
 
-pytestmark = pytest.mark.once
-
 BANS = "/var/lib/redoubt/nginx-bans/drill.conf"
 POLICY = "Content-Security-Policy-Report-Only"
 PLAY = """

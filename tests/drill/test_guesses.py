@@ -9,8 +9,6 @@ import time
 
 import pytest
 
-pytestmark = pytest.mark.once
-
 KEYS = ["v", "ip", "event", "user", "target", "detail", "method", "path", "request"]
 
 

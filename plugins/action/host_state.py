@@ -20,8 +20,12 @@ systemctl show --property={",".join(PROPERTIES)} -- '*.service' '*.timer' '*.soc
 echo {BETWEEN}
 echo "$enabled"
 echo {BETWEEN}
+. /etc/os-release
+echo "$ID" "${{VERSION_ID:-0}}" "${{VERSION_CODENAME:--}}"
 grep '^MemTotal:' /proc/meminfo
-nproc --all"""
+nproc --all
+systemd-detect-virt || :
+! systemd-detect-virt --quiet --container || echo container"""
 
 
 class ActionModule(ActionBase):
@@ -44,6 +48,18 @@ class ActionModule(ActionBase):
             "packages": [line[3:] for line in packages.splitlines() if line[1:3] == "i "],
             "units": units,
             "enabled": enabled.split(),
-            "memory_mb": int(machine.split()[1]) // 1024,
-            "cores": int(machine.split()[-1]),
+            "ansible_facts": facts(machine.splitlines()),
         }
+
+
+def facts(lines: list[str]) -> dict:
+    """Those of Ansible's own facts that the roles go by, under its names: its module takes ten times as long to find them."""
+    (name, version, release), (_, kilobytes, _), (cores,), *virtual = map(str.split, lines)
+    return {
+        "distribution": name.capitalize(),
+        "distribution_major_version": version.partition(".")[0],
+        "distribution_release": release,
+        "memtotal_mb": int(kilobytes) // 1024,
+        "processor_vcpus": int(cores),
+        "virtualization_tech_guest": [word for words in virtual for word in words if word != "none"],
+    }

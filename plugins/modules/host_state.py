@@ -38,12 +38,10 @@ enabled:
   returned: success
   type: list
   elements: str
-memory_mb:
-  description: Memory of the host in MB, as its kernel counts it.
+ansible_facts:
+  description:
+    - Those of M(ansible.builtin.setup) that the roles go by, under the same names C(distribution), C(distribution_major_version),
+      C(distribution_release), C(memtotal_mb), C(processor_vcpus) and C(virtualization_tech_guest).
   returned: success
-  type: int
-cores:
-  description: Processor cores of the host.
-  returned: success
-  type: int
+  type: dict
 """

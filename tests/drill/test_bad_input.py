@@ -13,7 +13,7 @@ PLAY = """
 - name: Deploy the application alone
   hosts: web
   gather_facts: true
-  gather_subset: ["!all", "!min", distribution, virtual]
+  gather_subset: ["!all", "!min", distribution, virtual, hardware]
   roles:
     - redoubt.django.app
     - redoubt.django.nginx

@@ -26,7 +26,7 @@ PLAY = """
 - name: Configure the edge alone
   hosts: web
   gather_facts: true
-  gather_subset: ["!all", "!min", distribution, virtual]
+  gather_subset: ["!all", "!min", distribution, virtual, hardware]
   roles:
     - redoubt.django.nginx
 """

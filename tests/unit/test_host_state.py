@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -122,11 +123,15 @@ def test_what_a_host_has_is_read(play):
     play.stub("dpkg-query", "printf 'ii nginx\\nrc apache2\\nhi linux-image\\niU half\\n'")
     play.stub("systemctl", f"cat <<'E'\n{UNITS}E")
     play.stub("nproc", "echo 7")
+    play.stub("systemd-detect-virt", 'case "$*" in "") echo podman;; esac')
     answer, _calls, [state] = play(STATE, check=True)
     assert answer.returncode == 0, answer.stdout
     assert state["packages"] == ["nginx", "linux-image"]
     assert state["units"] == UNITS and as_wanted({"enabled": ["nginx.service"]}, state)
-    assert state["cores"] == 7 and state["memory_mb"] == int(Path("/proc/meminfo").read_text().split()[1]) // 1024
+    assert state["ansible_facts"] | {"distribution_release": ""} == {
+        "distribution": "Debian", "distribution_major_version": re.search(r'VERSION_ID="?(\d+)', Path("/etc/os-release").read_text())[1],
+        "distribution_release": "", "processor_vcpus": 7, "memtotal_mb": int(Path("/proc/meminfo").read_text().split()[1]) // 1024,
+        "virtualization_tech_guest": ["podman", "container"]}
     assert state["changed"] is False
 
 

@@ -1073,6 +1073,8 @@ def app_admin_certificates(value, values):
         # The same CA signs both, and the door of the backups goes by the name.
         if entry["name"] in values.get("site_backup_clients", []) and not entry.get("revoked"):
             yield f"is {entry['name']!r}, which is a host's name and opens that host's backups: revoke it, and give the person another", (index, "name")
+        elif entry["name"] in values.get("site_log_clients", []) and not entry.get("revoked"):
+            yield f"is {entry['name']!r}, which is a host's name and writes that host's logs: revoke it, and give the person another", (index, "name")
 
 
 @rule("app_static", "app_media")
@@ -1390,7 +1392,7 @@ def check_groups(groups: dict[str, list[str]], hosts: t.Iterable[str]) -> t.Iter
         yield f"The group logs has {listed(sorted(groups['logs']))}, but one host receives the logs of an environment: leave one."
     for host in sorted(known) if groups.get("logs") else []:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", host):
-            yield f"{host} sends its logs, which are kept in a folder called after it: give it a name of letters, digits, dots and dashes."
+            yield f"{host} sends its logs, which are kept in a folder called after it: give it a name of letters, digits, dots, dashes and underscores."
     for host in sorted({*web, *db}) if groups.get("backups") else []:
         if not re.fullmatch(r"[a-z][a-z0-9-]{0,23}", host):
             yield (f"{host} has backups, which are kept by a unix user called after it: give it a name of small letters, digits and dashes, "

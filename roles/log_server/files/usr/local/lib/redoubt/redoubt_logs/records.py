@@ -35,7 +35,7 @@ DURATION = re.compile(r"duration: (\d{1,15}\.\d{1,6}) ms")
 DPKG = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?P<action>install|upgrade|remove|purge|configure|trigproc|status [a-z-]+) (?P<package>[a-z0-9.+-]+)"
                   r"(?::\S+)?(?P<versions>(?: \S+)*)")
 PACKET = re.compile(r"\b(SRC|DST|PROTO|DPT)=([0-9A-Za-z.:]{1,45})")
-# Python's `backslashreplace`, as it leaves a byte that is no UTF-8.
+# Half of a character. Python's `surrogateescape` has one for a byte that is no UTF-8, too.
 NO_TEXT = re.compile("[\ud800-\udfff]")
 
 
@@ -47,7 +47,12 @@ def text(value: Any, longest: int = LONGEST_FIELD) -> str:
     """A value as a text that every reader can hold."""
     if not isinstance(value, str):
         value = "" if value is None else str(value)
-    return NO_TEXT.sub("\N{REPLACEMENT CHARACTER}", value[:longest])
+    return NO_TEXT.sub(shown, value[:longest])
+
+
+def shown(found: re.Match) -> str:
+    code = ord(found[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else "\N{REPLACEMENT CHARACTER}"
 
 
 def number(value: Any) -> int | float | None:
@@ -74,11 +79,11 @@ class Reader:
     def record(self, raw: bytes, now: datetime.datetime) -> bytes:
         """The line that is kept of what a host has sent."""
         try:
-            given = json.loads(raw.decode("utf-8", "backslashreplace"))
+            given = json.loads(raw.decode("utf-8", "surrogateescape"))
             found = self.fields(given)
         except (ValueError, AttributeError, RecursionError):
             # No object, so that it is no rsyslog of ours: kept as what it is.
-            given, found = {}, fields(event__dataset="journal", message=raw.decode("utf-8", "backslashreplace"))
+            given, found = {}, fields(event__dataset="journal", message=raw.decode("utf-8", "surrogateescape"))
         message = text(found.pop("message", ""), LONGEST + 1)
         record = {
             "@timestamp": self.time(found.pop("@timestamp", None) or given.get("t"), now),
@@ -95,7 +100,8 @@ class Reader:
             kept = ("@timestamp", "host.name", "event.dataset", "service.name", "log.level", "event.ingested")
             record = {**{name: record[name] for name in kept if name in record}, "message": message[: LONGEST_RECORD // 8], "log.truncated": True}
             line = json.dumps(record).encode()
-        return line + b"\n"
+        # The one control character that JSON leaves as it is.
+        return line.replace(b"\x7f", b"\\u007f") + b"\n"
 
     @staticmethod
     def time(value: Any, now: datetime.datetime) -> str:

@@ -67,21 +67,22 @@ class World:
         self.store, self.spool = base / "store", base / "spool"
         self.store.mkdir()
         self.spool.mkdir()
+        (base / "positions").mkdir()
         certificate, key = self.ca.give("store1")
         common = {"ca": str(self.ca.path), "port": self.port}
         self.server_settings = {**common, "certificate": str(certificate), "key": str(key), "path": str(self.store), "days": 400, "silent_hours": 3,
                                 "full_percent": 100, "hosts": {"app1": {"app": "notes", "zone": "Etc/UTC"}, "app2": {"app": "", "zone": "Etc/UTC"}}}
         certificate, key = self.ca.give("app1")
         self.settings = {**common, "certificate": str(certificate), "key": str(key), "server": "store1", "addresses": ["127.0.0.1"], "spool": str(self.spool),
-                         "state": str(base / "state.json"), "limit": 2 << 30, "silence": 900}
+                         "state": str(base / "state.json"), "positions": str(base / "positions"), "limit": 2 << 30, "silence": 900}
         self.running: dict[str, subprocess.Popen] = {}
         self.written = 0
 
-    def start(self, name: str, **more: object) -> subprocess.Popen:
+    def start(self, name: str, env: dict[str, str] | None = None, **more: object) -> subprocess.Popen:
         program, verb, settings = {"server": (SERVER, "serve", self.server_settings), "sender": (SENDER, "send", self.settings)}[name]
         config = self.base / f"{name}.json"
         config.write_text(json.dumps(settings))
-        environment = {**os.environ, "REDOUBT_LOGS_CONFIG": str(config), "REDOUBT_LOG_SERVER_CONFIG": str(config)}
+        environment = {**os.environ, "REDOUBT_LOGS_CONFIG": str(config), "REDOUBT_LOG_SERVER_CONFIG": str(config), **(env or {})}
         (self.base / f"{name}.log").write_text("")
         self.running[name] = subprocess.Popen([sys.executable, "-B", str(program), verb], env=environment, stdout=(self.base / f"{name}.log").open("ab"),
                                               stderr=subprocess.STDOUT, **more)
@@ -332,6 +333,37 @@ def test_a_full_spool_halts_rsyslog_and_goes_on_when_there_is_room(world: World)
     finally:
         rsyslog.kill()
         rsyslog.wait()
+
+
+def test_after_a_boot_what_may_not_have_reached_the_disk_is_read_again(world: World) -> None:
+    positions = world.base / "positions"
+
+    def run(boot: str) -> str:
+        config = world.base / "sender.json"
+        return subprocess.run([sys.executable, "-B", str(SENDER), "rewind"], env={**os.environ, "REDOUBT_LOGS_CONFIG": str(config), "REDOUBT_BOOT": boot},
+                              capture_output=True, text=True, check=True).stdout
+
+    (positions / "imjournal.state").write_text("at the checkpoint")
+    world.start("server")
+    world.start("sender", env={"REDOUBT_BOOT": "one"})
+    world.write(100)
+    world.wait()
+    world.write(100)
+    world.wait()
+    time.sleep(1.5)
+    world.kill("sender")
+    # rsyslog has read on, and the power goes: of the spool's last lines the disk has none, of the positions it has.
+    (positions / "imjournal.state").write_text("later")
+    (positions / "imfile-state:1").write_text("later")
+    current = world.spool / "current"
+    current.write_bytes(b"".join(current.read_bytes().splitlines(True)[:150]))
+    assert run("one") == "" and (positions / "imjournal.state").read_text() == "later"
+    assert "has booted" in run("two")
+    assert {path.name: path.read_text() for path in positions.iterdir()} == {"imjournal.state": "at the checkpoint"}
+    # What rsyslog writes now is delivered, although as much was acknowledged of this file before.
+    world.write(20)
+    world.start("sender", env={"REDOUBT_BOOT": "two"})
+    world.wait()
 
 
 # --- The store -------------------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ class Logs:
             if all(found[kind]["arrived"] >= count for kind, count in wanted.items()):
                 break
             assert time.monotonic() < deadline, (wanted, found, self.store.run("journalctl -u redoubt-log-server --no-pager -n 5").stdout,
-                                                 self.host.run("journalctl -u redoubt-logs-send -u rsyslog --no-pager -n 5").stdout)
+                                                 self.host.run("journalctl -u redoubt-logs-send -u redoubt-logs-collect -u rsyslog --no-pager -n 5").stdout)
             time.sleep(0.5)
         assert all(found[kind]["arrived"] == count for kind, count in wanted.items()), (wanted, found)
         assert all(figures["ordered"] for figures in found.values()), found
@@ -149,12 +149,12 @@ def test_the_server_is_killed(logs, table, count) -> None:
 
 
 @LENGTHS
-def test_rsyslog_and_the_sender_are_killed(logs, table, count) -> None:
+def test_who_collects_and_who_sends_are_killed(logs, table, count) -> None:
     logs.write(count, wait=False)
-    for unit in ("rsyslog", "redoubt-logs-send", "rsyslog", "redoubt-logs-send", "rsyslog"):
+    for unit in ("rsyslog", "redoubt-logs-collect", "redoubt-logs-send", "redoubt-logs-collect", "redoubt-logs-send", "rsyslog", "redoubt-logs-collect"):
         time.sleep(0.5)
         logs.host.check_output(f"systemctl kill --signal=KILL {unit}.service")
-    table("logs-delivery", {"what": "rsyslog and the sender are killed", **logs.delivered()})
+    table("logs-delivery", {"what": "who collects and who sends are killed", **logs.delivered()})
 
 
 @LENGTHS

@@ -34,6 +34,10 @@ NGINX_CLIENT = re.compile(r", client: ([0-9a-f.:]{2,45}), server: ")
 DURATION = re.compile(r"duration: (\d{1,15}\.\d{1,6}) ms")
 DPKG = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?P<action>install|upgrade|remove|purge|configure|trigproc|status [a-z-]+) (?P<package>[a-z0-9.+-]+)"
                   r"(?::\S+)?(?P<versions>(?: \S+)*)")
+CURSOR = re.compile("s=([0-9a-f]{32});i=([0-9a-f]{1,16});")
+EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+# The year 2200, in microseconds.
+LATEST = 7258118400 * 1_000_000
 PACKET = re.compile(r"\b(SRC|DST|PROTO|DPT)=([0-9A-Za-z.:]{1,45})")
 # Half of a character. Python's `surrogateescape` has one for a byte that is no UTF-8, too.
 NO_TEXT = re.compile("[\ud800-\udfff]")
@@ -53,6 +57,13 @@ def text(value: Any, longest: int = LONGEST_FIELD) -> str:
 def shown(found: re.Match) -> str:
     code = ord(found[0])
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else "\N{REPLACEMENT CHARACTER}"
+
+
+def single(value: Any) -> Any:
+    """A field of the journal as journalctl writes it: bytes that are no text as numbers, and several of one name as a list."""
+    if isinstance(value, list) and value and all(isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 256 for item in value):
+        return bytes(value).decode("utf-8", "surrogateescape")
+    return single(value[0]) if isinstance(value, list) and value and isinstance(value[0], (str, list)) else value
 
 
 def number(value: Any) -> int | float | None:
@@ -119,16 +130,20 @@ class Reader:
             kind = kind if DATASET.fullmatch(kind) else "journal"
             found = {"event.dataset": kind, "service.name": kind.split(".")[0], "log.file.path": text(given.get("f")), "message": message}
             return {**found, **FILES.get(kind, lambda _: {})(message), **self.local(kind, message)}
-        level = number(given.get("l"))
+        entry = {name: single(value) for name, value in given["j"].items()} if isinstance(given.get("j"), dict) else {"MESSAGE": message}
+        message = text(entry.get("MESSAGE"), 1 << 20)
+        level, micros, cursor = number(entry.get("PRIORITY")), number(entry.get("__REALTIME_TIMESTAMP")), CURSOR.match(text(entry.get("__CURSOR")))
         found = fields(
+            **{"@timestamp": stamp(EPOCH + datetime.timedelta(microseconds=micros)) if isinstance(micros, int) and 0 <= micros < LATEST else None},
             log__level=LEVELS[level] if isinstance(level, int) and 0 <= level < len(LEVELS) else "info",
-            process__pid=number(given.get("pid")),
-            user__id=number(given.get("uid")),
-            systemd__unit=text(given.get("about") or given.get("unit")),
-            service__name=text(given.get("id")),
+            log__id=cursor and f"{cursor[1]}:{cursor[2]}",
+            process__pid=number(entry.get("_PID")),
+            user__id=number(entry.get("_UID")),
+            systemd__unit=text(entry.get("UNIT") or entry.get("_SYSTEMD_UNIT")),
+            service__name=text(entry.get("SYSLOG_IDENTIFIER")),
             message=message,
         )
-        return {**found, **self.journal(given, message)}
+        return {**found, **self.journal(entry, message)}
 
     def local(self, kind: str, message: str) -> dict[str, Any]:
         """The time of a file whose lines have that of the host's zone, without a word of the zone."""
@@ -139,8 +154,8 @@ class Reader:
             return {"@timestamp": datetime.datetime(*map(int, found.groups()), tzinfo=self.zone).isoformat()}
         return {}
 
-    def journal(self, given: dict[str, Any], message: str) -> dict[str, Any]:
-        identifier, unit, way = (text(given.get(name)) for name in ("id", "unit", "tr"))
+    def journal(self, entry: dict[str, Any], message: str) -> dict[str, Any]:
+        identifier, unit, way = (text(entry.get(name)) for name in ("SYSLOG_IDENTIFIER", "_SYSTEMD_UNIT", "_TRANSPORT"))
         if way == "kernel":
             return {"service.name": "kernel", **(packet(message) if message.startswith("redoubt-drop") else {"event.dataset": "journal"})}
         if way == "audit":

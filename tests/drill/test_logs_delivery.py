@@ -329,7 +329,8 @@ def test_an_owned_host_writes_as_itself_and_does_nothing_else(logs) -> None:
         assert "2 rsp" not in say(logs, (command, b"x")), command
     # Nor does anything else of the log server let it in.
     address = logs.lab.vars(logs.lab.groups["logs"][0])["lab_ipv4"]
-    assert logs.host.run(f"timeout 10 ssh -o BatchMode=yes -o StrictHostKeyChecking=no -i /etc/redoubt/pki/host.key root@{address} id").rc != 0
+    assert logs.host.run(f"timeout 10 ssh -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
+                         f" -i /etc/redoubt/pki/host.key root@{address} id || exit 1").rc == 1
 
 
 def test_a_strangers_certificate_is_refused_and_that_is_shipped(logs) -> None:

@@ -457,6 +457,7 @@ def test_a_huge_entry_is_cut_and_the_next_is_there(world: World) -> None:
     journal.say(1)
     journal.start()
     assert world.wait() == [0, 1, 2]
+    assert b"".join(path.read_bytes() for path in (world.store / "app1").iterdir()).count(b"An entry of the journal was too large to be sent.") == 1
 
 
 # --- The store -------------------------------------------------------------------------------------------------------

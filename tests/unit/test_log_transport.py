@@ -309,6 +309,19 @@ def test_a_host_writes_under_its_own_name_and_no_other(world: World) -> None:
     assert json.loads(day.read_text())["host.name"] == "app2"
 
 
+def test_one_address_does_not_keep_the_others_out(world: World) -> None:
+    world.start("server")
+    with contextlib.ExitStack() as silent:
+        for _ in range(10):
+            silent.enter_context(socket.create_connection(("127.0.0.1", world.port)))
+        world.until("too many connections that have not said who they are", "server", 5)
+        # Another address (of this machine, too) is served meanwhile.
+        world.settings["addresses"] = ["::1"]
+        world.start("sender")
+        world.write(10)
+        assert world.wait(8) == list(range(10))
+
+
 @pytest.mark.parametrize("frames", [b"GET / HTTP/1.1\r\n\r\n", b"\0" * 5000, OPEN + b"2 syslog 99999999 x", OPEN + b"2 delete 3 all\n", OPEN + b"2 syslog 1 xx",
                                     b"2 syslog 1 x\n", OPEN + b"9" * 3_000_000])
 def test_what_is_no_relp_ends_the_connection(world: World, frames: bytes) -> None:
@@ -328,10 +341,10 @@ def test_a_full_spool_halts_rsyslog_and_goes_on_when_there_is_room(world: World)
     try:
         (world.spool / "writer.pid").write_text(str(rsyslog.pid))
         world.settings["limit"] = 5_000_000
-        world.start("sender")
         world.write(6000, "x" * 1000)
         world.rotate(1)
         world.write(10)
+        world.start("sender")
 
         def state() -> str:
             return Path(f"/proc/{rsyslog.pid}/stat").read_text().split()[2]
@@ -440,8 +453,8 @@ def test_the_journal_arrives_whoever_is_killed(world: World) -> None:
     found = world.wait()
     # Numbered files were given up by the collector, and removed.
     assert len(list((world.base / "spool/journal").glob("[0-9]*"))) <= 1
-    # Its cursor is in the spool, so that nothing of the journal is read twice; what is sent twice was not acknowledged.
-    assert len(found) - len(set(found)) < 6000
+    # Its cursor is in the spool: read from the beginning three times, it would be 30,000 copies. What the killed sender had not noted comes twice.
+    assert len(found) - len(set(found)) < 20_000
 
 
 def test_a_huge_entry_is_cut_and_the_next_is_there(world: World) -> None:

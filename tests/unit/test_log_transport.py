@@ -351,6 +351,10 @@ def test_a_full_spool_halts_rsyslog_and_goes_on_when_there_is_room(world: World)
 
         world.until("nothing is collected", "sender")
         assert state() == "T"
+        deadline = time.monotonic() + 10
+        while not json.loads((world.base / "state/status.json").read_text())["halted"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
         watch = subprocess.run([sys.executable, "-B", str(SENDER), "watch"], env={**os.environ, "REDOUBT_LOGS_CONFIG": str(world.base / "sender.json")},
                                capture_output=True, text=True, check=False)
         assert watch.returncode == 1 and "There is no room for log records any more" in watch.stdout

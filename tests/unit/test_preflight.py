@@ -435,6 +435,8 @@ GROUPS = {"all": ["app1", "store1"], "ungrouped": [], "web": ["app1"], "db": ["a
     [
         ({}, None),
         ({"logs": []}, "The group logs has no hosts"),
+        ({"logs": ["app1", "store1"]}, "The group logs has app1 and store1, but one host receives the logs of an environment: leave one."),
+        ({"logs": ["store 1"]}, "store 1 sends its logs, which are kept in a folder called after it: give it a name of letters"),
         ({"web": None, "webs": ["app1"]}, "The inventory has no group web: did you mean webs?"),
         ({"db": None}, "The inventory has no group db"),
         ({"db": ["store1"]}, None),
@@ -518,7 +520,7 @@ def test_passphrases_of_the_backups(changes, sentences):
 @pytest.mark.parametrize(
     ("groups", "sentence"),
     [
-        ({"backups": ["store1", "store2"], "logs": ["store1", "store2"]}, "The group backups has store1 and store2, but one host keeps the backups of an environment"),
+        ({"backups": ["store1", "store2"], "logs": None}, "The group backups has store1 and store2, but one host keeps the backups of an environment"),
         ({"web": ["App1"], "db": ["App1"]}, "App1 has backups, which are kept by a unix user called after it"),
         ({"web": ["app1.test"], "db": ["app1.test"]}, "app1.test has backups"),
         ({"web": ["a" * 25], "db": ["a" * 25]}, f"{'a' * 25} has backups"),
@@ -541,6 +543,8 @@ def test_no_admins_certificate_is_called_like_a_host_that_is_backed_up():
     found = problems(app_admin_certificates=listed, site_backup_clients=["app1"])
     assert len(found) == 1 and found[0].startswith("app_admin_certificates[0].name is 'app1', which is a host's name and opens that host's backups: revoke it")
     assert problems(app_admin_certificates=listed, site_backup_clients=[]) == []
+    found = problems(app_admin_certificates=listed, site_backup_clients=[], site_log_clients=["app1"])
+    assert len(found) == 1 and found[0].startswith("app_admin_certificates[0].name is 'app1', which is a host's name and writes that host's logs: revoke it")
     assert problems(app_admin_certificates=[{**listed[0], "revoked": "2026-11-26"}], site_backup_clients=["app1"]) == []
 
 
@@ -571,9 +575,45 @@ def test_who_gets_the_roles_of_the_backups():
     assert not {"pki", "backup", "backup_server"} & contract.roles_of(["logs"], backups=True)
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"logs_spool_max": 64 << 20, "logs_longest": "64k", "logs_files": [{"path": "/srv/x/*.log", "dataset": "a.b"}], "log_server_path": "/var/log/redoubt",
+          "log_server_retention_days": 2, "log_server_forward": {"host": "siem.example.org"}, "log_server_on_calendar": "daily"}, None),
+        ({"logs_spool_max": 1000}, "logs_spool_max is 1000 bytes, which a busy minute fills"),
+        ({"logs_longest": "1m"}, "logs_longest is '1m': write 8k to 64k"),
+        ({"logs_longest": "65k"}, "logs_longest is '65k'"),
+        ({"logs_files": [{"path": "x.log", "dataset": "a"}]}, "logs_files[0].path is 'x.log': write an absolute path"),
+        ({"logs_files": [{"path": '/x/"y', "dataset": "a"}]}, "logs_files[0].path is '/x/\"y'"),
+        ({"logs_files": [{"path": "/a*/x", "dataset": "a"}]}, "logs_files[0].path is '/a*/x'"),
+        ({"logs_files": [{"path": "/tmp/x", "dataset": "a"}]}, "logs_files[0].path is '/tmp/x', which rsyslog does not see"),
+        ({"logs_files": [{"path": "/srv/x", "dataset": "A b"}]}, "logs_files[0].dataset is 'A b'"),
+        ({"log_server_path": "logs"}, "log_server_path is 'logs'"),
+        ({"log_server_path": "/var"}, "log_server_path is '/var'"),
+        ({"log_server_retention_days": 0}, "log_server_retention_days is 0: keep two days or more"),
+        ({"log_server_on_calendar": "0 1 * * *"}, "log_server_on_calendar is '0 1 * * *', which is cron's form"),
+        ({"log_server_forward": {}}, None),
+        ({"log_server_forward": {"port": 6514}}, "log_server_forward.host is ''"),
+        ({"log_server_forward": {"host": "192.0.2.1"}}, "log_server_forward.host is '192.0.2.1': write the collector's name"),
+        ({"log_server_forward": {"host": "siem.test", "ca": "x"}}, "log_server_forward.ca "),
+    ],
+)
+def test_values_of_the_logs(changes, sentence):
+    found = problems(**changes)
+    assert len(found) == 1 and found[0].startswith(sentence) if sentence else found == [], found
+
+
+def test_who_gets_the_roles_of_the_logs():
+    for group in ("web", "db", "backups"):
+        assert {"pki", "logs"} <= contract.roles_of([group], logs=True) and "log_server" not in contract.roles_of([group], logs=True)
+    assert {"pki", "logs", "log_server"} <= contract.roles_of(["logs"], logs=True)
+    assert not {"pki", "logs", "log_server"} & contract.roles_of(["web", "db", "logs", "backups"])
+
+
 def test_every_role_belongs_to_a_group():
     """A role that the table forgets would never be validated."""
-    assigned = contract.EVERY_HOST.union(*contract.GROUP_ROLES.values(), *contract.FLEET_ROLES.values(), *contract.BACKUP_ROLES.values())
+    assigned = contract.EVERY_HOST.union(*contract.GROUP_ROLES.values(), *contract.FLEET_ROLES.values(), *contract.BACKUP_ROLES.values(),
+                                         *contract.LOG_ROLES.values())
     assert {path.name for path in (ROOT / "roles").iterdir() if path.is_dir()} <= assigned
 
 
@@ -642,7 +682,7 @@ INVENTORY = {
     "base_admins": [{"name": "ops", "keys": [PUBLIC]}],
     "ansible_user": "ops",
 }
-HOSTS = {"web": {"hosts": {"app1": None}}, "db": {"hosts": {"app1": None}}, "logs": {"hosts": {"store1": None}}}
+HOSTS = {"web": {"hosts": {"app1": None}}, "db": {"hosts": {"app1": None}}}
 
 
 class Run:
@@ -721,7 +761,7 @@ def test_secret_values_are_never_shown(run):
 
 def test_places_of_single_hosts(run):
     run.hosts["web"]["hosts"]["app1"] = {"app_max_body_size": "10MB"}
-    run.hosts["logs"]["hosts"]["store1"] = {"app_nme": "x"}
+    run.hosts["logs"] = {"hosts": {"store1": {"app_nme": "x"}}}
     run.hosts["db"]["hosts"]["app2"] = {"ansible_host": "192.0.2.1"}
     run.hosts["web"]["hosts"]["app2"] = {}
     run.hosts["logs"]["hosts"]["app3"] = {"ansible_host": "192.0.2.1"}
@@ -736,6 +776,13 @@ def test_extra_variables_of_the_command_line(run):
     answer = run("-e", "app_releases_kept=3")
     assert "app_releases_kept is the text '3' but must be a whole number" in answer.stdout
     assert run("-e", '{"app_releases_kept": 3}').returncode == 0
+
+
+def test_logs_that_are_received_need_the_ca_and_addresses(run):
+    run.hosts["logs"] = {"hosts": {"store1": {}}}
+    answer = run()
+    for sentence in ("pki_ca_certificate is required", "vault_pki_ca_key is not defined, but pki_ca_key", "base_addresses of app1 is empty", "base_addresses of store1 is empty"):
+        assert sentence in answer.stdout
 
 
 def test_the_environments_own_ca_is_asked_for_where_it_signs(run):

@@ -186,6 +186,17 @@ def test_records_of_all_hosts_are_in_the_order_of_their_time(ask) -> None:
     assert times == sorted(times)
 
 
+def test_another_users_words_are_no_programs(store, ask) -> None:
+    forged = [record("2026-03-03T11:00:00.000000Z", "fail2ban", "[login] Ban 203.0.113.99", user__id=1000),
+              record("2026-03-03T11:00:00.000000Z", "sshd", "Connection closed by invalid user x 203.0.113.99 port 1 [preauth]", user__id=33),
+              record("2026-03-03T11:00:00.000000Z", "app.release", json.dumps(dict.fromkeys(
+                  ["app", "who", "action", "version", "commit", "result", "seconds"], "203.0.113.99")), user__id=33)]
+    with (store / "app1/2026-03-03.jsonl").open("a") as sink:
+        sink.writelines(json.dumps(each) + "\n" for each in forged)
+    assert not any("203.0.113.99" in ask(question) for question in ("bans", "logins", "deploys"))
+    assert ask("show").count("203.0.113.99") >= 3
+
+
 def test_a_record_is_its_senders(ask) -> None:
     assert {each["host.name"] for each in objects(ask("show", "--json"))} == {"app1", "db1"}
 

@@ -74,7 +74,7 @@ class ActionModule(ActionBase):
             for problem in checked.problems():
                 report.add(f"{problem.name} {problem.sentence}", host, checked.place(problem))
         self.across_hosts(rendered, groups, report, fleet)
-        for sentence in contract.check_fleet(groups, rendered) if fleet else contract.check_addresses(groups, rendered) if groups.get("backups") else []:
+        for sentence in contract.check_fleet(groups, rendered) if fleet else contract.check_addresses(groups, rendered) if groups.get("backups") or groups.get("logs") else []:
             report.add(sentence)
         return report.sentences()
 
@@ -152,7 +152,7 @@ class HostCheck:
     def __init__(self, action: ActionModule, task_vars: dict, host: str, groups: list[str], roles: dict[str, dict]) -> None:
         self.raw = action.host_vars(task_vars, host)
         authority = contract.is_fleet(task_vars["groups"]) or self.raw.get("app_admin_client_ca") == "environment"
-        self.roles = {name: role for name, role in roles.items() if name in contract.roles_of(groups, authority, bool(task_vars["groups"].get("backups")))}
+        self.roles = {name: role for name, role in roles.items() if name in contract.roles_of(groups, authority, *(bool(task_vars["groups"].get(name)) for name in ("backups", "logs")))}
         self.all_roles = roles
         self.options = {key: spec for role in self.roles.values() for key, spec in role["specs"]["main"].get("options", {}).items()}
         self.defaults = {key: value for role in roles.values() for key, value in role["defaults"].items()}

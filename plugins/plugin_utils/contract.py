@@ -1073,6 +1073,8 @@ def app_admin_certificates(value, values):
         # The same CA signs both, and the door of the backups goes by the name.
         if entry["name"] in values.get("site_backup_clients", []) and not entry.get("revoked"):
             yield f"is {entry['name']!r}, which is a host's name and opens that host's backups: revoke it, and give the person another", (index, "name")
+        elif entry["name"] in values.get("site_log_clients", []) and not entry.get("revoked"):
+            yield f"is {entry['name']!r}, which is a host's name and writes that host's logs: revoke it, and give the person another", (index, "name")
 
 
 @rule("app_static", "app_media")
@@ -1337,6 +1339,8 @@ GROUPS = ("web", "db", "logs", "backups")
 FLEET_ROLES = {"web": {"pki"}, "db": {"pki"}}
 # Those that hosts get where one keeps the backups.
 BACKUP_ROLES = {"web": {"pki", "backup"}, "db": {"pki", "backup"}, "backups": {"pki", "backup_server"}}
+# Those that hosts get where one receives the logs.
+LOG_ROLES = {"web": {"pki", "logs"}, "db": {"pki", "logs"}, "logs": {"pki", "logs", "log_server"}, "backups": {"pki", "logs"}}
 # Which roles a group's hosts get (a name beginning with one of ours is known on every host in any case).
 GROUP_ROLES = {
     "web": {"site", "app", "certbot", "nginx", "redis"},
@@ -1347,9 +1351,9 @@ GROUP_ROLES = {
 EVERY_HOST = {"base", "ssh", "firewall", "fail2ban"}
 
 
-def roles_of(host_groups: t.Iterable[str], fleet: bool = False, backups: bool = False) -> set[str]:
-    found = [GROUP_ROLES.get(group, set()) | (FLEET_ROLES.get(group, set()) if fleet else set()) | (BACKUP_ROLES.get(group, set()) if backups else set())
-             for group in host_groups]
+def roles_of(host_groups: t.Iterable[str], fleet: bool = False, backups: bool = False, logs: bool = False) -> set[str]:
+    tables = [GROUP_ROLES, *([FLEET_ROLES] if fleet else []), *([BACKUP_ROLES] if backups else []), *([LOG_ROLES] if logs else [])]
+    found = [table.get(group, set()) for group in host_groups for table in tables]
     return EVERY_HOST.union(*found)
 
 
@@ -1384,6 +1388,11 @@ def check_groups(groups: dict[str, list[str]], hosts: t.Iterable[str]) -> t.Iter
             yield f"{host} is in db, but every host of web is too, and has a database of its own: take {host} out of db, or the web hosts."
     if len(groups.get("backups", [])) > 1:
         yield f"The group backups has {listed(sorted(groups['backups']))}, but one host keeps the backups of an environment: leave one."
+    if len(groups.get("logs", [])) > 1:
+        yield f"The group logs has {listed(sorted(groups['logs']))}, but one host receives the logs of an environment: leave one."
+    for host in sorted(known) if groups.get("logs") else []:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", host):
+            yield f"{host} sends its logs, which are kept in a folder called after it: give it a name of letters, digits, dots, dashes and underscores."
     for host in sorted({*web, *db}) if groups.get("backups") else []:
         if not re.fullmatch(r"[a-z][a-z0-9-]{0,23}", host):
             yield (f"{host} has backups, which are kept by a unix user called after it: give it a name of small letters, digits and dashes, "
@@ -1403,7 +1412,7 @@ def check_fleet(groups: dict[str, list[str]], rendered: dict[str, dict]) -> t.It
 def check_addresses(groups: dict[str, list[str]], rendered: dict[str, dict]) -> t.Iterator[str]:
     """Hosts that talk to each other know each other's addresses."""
     known = next((values["site_addresses"] for values in rendered.values() if isinstance(values.get("site_addresses"), dict)), {})
-    for host in sorted({*groups.get("web", []), *groups.get("db", []), *groups.get("backups", [])}):
+    for host in sorted({*groups.get("web", []), *groups.get("db", []), *groups.get("backups", []), *groups.get("logs", [])}):
         if host in known and not known[host]:
             yield f"base_addresses of {host} is empty and its ansible_host no address, but other hosts must reach it: list the addresses they know it by."
 

@@ -435,6 +435,8 @@ GROUPS = {"all": ["app1", "store1"], "ungrouped": [], "web": ["app1"], "db": ["a
     [
         ({}, None),
         ({"logs": []}, "The group logs has no hosts"),
+        ({"logs": ["app1", "store1"]}, "The group logs has app1 and store1, but one host receives the logs of an environment: leave one."),
+        ({"logs": ["store 1"]}, "store 1 sends its logs, which are kept in a folder called after it: give it a name of letters"),
         ({"web": None, "webs": ["app1"]}, "The inventory has no group web: did you mean webs?"),
         ({"db": None}, "The inventory has no group db"),
         ({"db": ["store1"]}, None),
@@ -518,7 +520,7 @@ def test_passphrases_of_the_backups(changes, sentences):
 @pytest.mark.parametrize(
     ("groups", "sentence"),
     [
-        ({"backups": ["store1", "store2"], "logs": ["store1", "store2"]}, "The group backups has store1 and store2, but one host keeps the backups of an environment"),
+        ({"backups": ["store1", "store2"], "logs": None}, "The group backups has store1 and store2, but one host keeps the backups of an environment"),
         ({"web": ["App1"], "db": ["App1"]}, "App1 has backups, which are kept by a unix user called after it"),
         ({"web": ["app1.test"], "db": ["app1.test"]}, "app1.test has backups"),
         ({"web": ["a" * 25], "db": ["a" * 25]}, f"{'a' * 25} has backups"),
@@ -541,6 +543,8 @@ def test_no_admins_certificate_is_called_like_a_host_that_is_backed_up():
     found = problems(app_admin_certificates=listed, site_backup_clients=["app1"])
     assert len(found) == 1 and found[0].startswith("app_admin_certificates[0].name is 'app1', which is a host's name and opens that host's backups: revoke it")
     assert problems(app_admin_certificates=listed, site_backup_clients=[]) == []
+    found = problems(app_admin_certificates=listed, site_backup_clients=[], site_log_clients=["app1"])
+    assert len(found) == 1 and found[0].startswith("app_admin_certificates[0].name is 'app1', which is a host's name and writes that host's logs: revoke it")
     assert problems(app_admin_certificates=[{**listed[0], "revoked": "2026-11-26"}], site_backup_clients=["app1"]) == []
 
 
@@ -571,9 +575,17 @@ def test_who_gets_the_roles_of_the_backups():
     assert not {"pki", "backup", "backup_server"} & contract.roles_of(["logs"], backups=True)
 
 
+def test_who_gets_the_roles_of_the_logs():
+    for group in ("web", "db", "backups"):
+        assert {"pki", "logs"} <= contract.roles_of([group], logs=True) and "log_server" not in contract.roles_of([group], logs=True)
+    assert {"pki", "logs", "log_server"} <= contract.roles_of(["logs"], logs=True)
+    assert not {"pki", "logs", "log_server"} & contract.roles_of(["web", "db", "logs", "backups"])
+
+
 def test_every_role_belongs_to_a_group():
     """A role that the table forgets would never be validated."""
-    assigned = contract.EVERY_HOST.union(*contract.GROUP_ROLES.values(), *contract.FLEET_ROLES.values(), *contract.BACKUP_ROLES.values())
+    assigned = contract.EVERY_HOST.union(*contract.GROUP_ROLES.values(), *contract.FLEET_ROLES.values(), *contract.BACKUP_ROLES.values(),
+                                         *contract.LOG_ROLES.values())
     assert {path.name for path in (ROOT / "roles").iterdir() if path.is_dir()} <= assigned
 
 

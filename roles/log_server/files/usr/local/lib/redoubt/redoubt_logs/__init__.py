@@ -1,0 +1,1 @@
+"""The log server's parts: what a record is, and how it is kept."""

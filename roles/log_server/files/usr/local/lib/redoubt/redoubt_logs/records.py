@@ -1,0 +1,270 @@
+"""From what a host has sent to the record that is kept: docs/log-fields.md is its page.
+
+A host decides what its records say, and nothing else: neither whose they are, nor that they are one line each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import re
+import zoneinfo
+from typing import Any
+
+LEVELS = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
+# Characters of a message that are kept, and bytes of a whole record as written. A record that is longer all the same loses its other fields.
+LONGEST = 32 << 10
+LONGEST_FIELD = 2 << 10
+LONGEST_RECORD = 64 << 10
+# Numbers beyond these are no measurements, and not every JSON parser reads them.
+LARGEST = 2**53
+
+POSTGRES_LEVELS = {"PANIC": "crit", "FATAL": "err", "ERROR": "err", "WARNING": "warning", "NOTICE": "notice", "LOG": "info", "INFO": "info"}
+NGINX_LEVELS = {"warn": "warning", "error": "err"}
+IDENTIFIERS = {"sshd": "sshd", "sshd-session": "sshd", "sshd-auth": "sshd", "sudo": "sudo", "certbot": "certbot", "redoubt-alert": "alert",
+               "fail2ban-server": "fail2ban", "fail2ban.actions": "fail2ban"}
+UNITS = (("fail2ban", "fail2ban"), ("certbot", "certbot"), ("redoubt-backup", "backup"), ("redoubt-drill", "backup"), ("pgbackrest", "backup"),
+         ("redoubt-log-server", "log_server"), ("auditd", "audit"))
+
+DATASET = re.compile("[a-z][a-z0-9._-]{0,39}")
+LOCAL = re.compile(r"(\d{4})[/-](\d\d)[/-](\d\d) (\d\d):(\d\d):(\d\d) ")
+NGINX_ERROR = re.compile(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d \[(?P<level>\w+)\] (?P<pid>\d+)#\d+: (?P<text>.*)", re.DOTALL)
+NGINX_CLIENT = re.compile(r", client: ([0-9a-f.:]{2,45}), server: ")
+DURATION = re.compile(r"duration: (\d{1,15}\.\d{1,6}) ms")
+DPKG = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?P<action>install|upgrade|remove|purge|configure|trigproc|status [a-z-]+) (?P<package>[a-z0-9.+-]+)"
+                  r"(?::\S+)?(?P<versions>(?: \S+)*)")
+AUDIT = re.compile(r"type=(?P<type>[A-Z0-9_]{1,40}) msg=audit\((?P<seconds>\d{9,10})\.(?P<thousandths>\d{3}):(?P<number>\d{1,12})\)")
+AUDIT_KEY = re.compile(r' key="([a-z-]{1,31})"')
+PACKET = re.compile(r"\b(SRC|DST|PROTO|DPT)=([0-9A-Za-z.:]{1,45})")
+# Half of a character. Python's `surrogateescape` has one for a byte that is no UTF-8, too.
+NO_TEXT = re.compile("[\ud800-\udfff]")
+
+
+def stamp(moment: datetime.datetime) -> str:
+    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def text(value: Any, longest: int = LONGEST_FIELD) -> str:
+    """A value as a text that every reader can hold."""
+    if not isinstance(value, str):
+        value = "" if value is None else str(value)
+    return NO_TEXT.sub(shown, value[:longest])
+
+
+def shown(found: re.Match) -> str:
+    code = ord(found[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else "\N{REPLACEMENT CHARACTER}"
+
+
+def number(value: Any) -> int | float | None:
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    if not -LARGEST < found < LARGEST:
+        return None
+    return int(found) if found.is_integer() and "." not in str(value) else found
+
+
+def fields(**given: Any) -> dict[str, Any]:
+    """Names with `__` for dots; what is empty is left out."""
+    return {name.replace("__", "."): value for name, value in given.items() if value not in (None, "", "-")}
+
+
+class Reader:
+    """What one host's records are made of."""
+
+    def __init__(self, host: str, app: str = "", zone: str = "Etc/UTC") -> None:
+        self.host, self.app, self.zone = host, app, zoneinfo.ZoneInfo(zone)
+
+    def record(self, raw: bytes, now: datetime.datetime) -> bytes:
+        """The line that is kept of what a host has sent."""
+        try:
+            given = json.loads(raw.decode("utf-8", "surrogateescape"))
+            found = self.fields(given)
+        except (ValueError, AttributeError, RecursionError):
+            # No object, so that it is no rsyslog of ours: kept as what it is.
+            given, found = {}, fields(event__dataset="journal", message=raw.decode("utf-8", "surrogateescape"))
+        message = text(found.pop("message", ""), LONGEST + 1)
+        record = {
+            "@timestamp": self.time(found.pop("@timestamp", None) or given.get("t"), now),
+            "host.name": self.host,
+            **{name: text(value) if isinstance(value, str) else value for name, value in found.items()},
+            "message": message[:LONGEST],
+            "event.ingested": stamp(now),
+        }
+        record.setdefault("log.level", "info")
+        if len(message) > LONGEST:
+            record["log.truncated"] = True
+        line = json.dumps(record).encode()
+        if len(line) > LONGEST_RECORD:
+            kept = ("@timestamp", "host.name", "event.dataset", "service.name", "log.level", "event.ingested")
+            record = {**{name: record[name] for name in kept if name in record}, "message": message[: LONGEST_RECORD // 8], "log.truncated": True}
+            line = json.dumps(record).encode()
+        # The one control character that JSON leaves as it is.
+        return line.replace(b"\x7f", b"\\u007f") + b"\n"
+
+    @staticmethod
+    def time(value: Any, now: datetime.datetime) -> str:
+        try:
+            found = datetime.datetime.fromisoformat(value)
+            return stamp(found if found.tzinfo else found.replace(tzinfo=datetime.UTC))
+        except (TypeError, ValueError, OverflowError):
+            return stamp(now)
+
+    def fields(self, given: dict[str, Any]) -> dict[str, Any]:
+        """All but what every record has."""
+        message = text(given.get("m"), 1 << 20)
+        if given.get("in") == "imfile":
+            kind = text(given.get("tag")).rstrip(":")
+            kind = kind if DATASET.fullmatch(kind) else "journal"
+            found = {"event.dataset": kind, "service.name": kind.split(".")[0], "log.file.path": text(given.get("f")), "message": message}
+            return {**found, **FILES.get(kind, lambda _: {})(message), **self.local(kind, message)}
+        level = number(given.get("l"))
+        found = fields(
+            log__level=LEVELS[level] if isinstance(level, int) and 0 <= level < len(LEVELS) else "info",
+            process__pid=number(given.get("pid")),
+            user__id=number(given.get("uid")),
+            systemd__unit=text(given.get("about") or given.get("unit")),
+            service__name=text(given.get("id")),
+            message=message,
+        )
+        return {**found, **self.journal(given, message)}
+
+    def local(self, kind: str, message: str) -> dict[str, Any]:
+        """The time of a file whose lines have that of the host's zone, without a word of the zone."""
+        found = LOCAL.match(message) if kind in ("nginx.error", "packages") else None
+        if not found:
+            return {}
+        with contextlib.suppress(ValueError):
+            return {"@timestamp": datetime.datetime(*map(int, found.groups()), tzinfo=self.zone).isoformat()}
+        return {}
+
+    def journal(self, given: dict[str, Any], message: str) -> dict[str, Any]:
+        identifier, unit, way = (text(given.get(name)) for name in ("id", "unit", "tr"))
+        if way == "kernel":
+            return {"service.name": "kernel", **(packet(message) if message.startswith("redoubt-drop") else {"event.dataset": "journal"})}
+        if way == "audit":
+            return {"service.name": "kernel", "event.dataset": "audit"}
+        if self.app:
+            # What a project prints has another way into the journal than what the guard sends.
+            if identifier == f"{self.app}-security" and way == "journal":
+                return {"service.name": self.app, "event.dataset": "django.security", **security(message)}
+            if unit.startswith(f"{self.app}@"):
+                return {"service.name": self.app, "event.dataset": "django"}
+            if unit.startswith(f"{self.app}-") and unit.endswith(".service"):
+                name = unit[len(self.app) + 1 : -len(".service")]
+                return {"service.name": f"{self.app}-{name}", "event.dataset": f"app.{name}"}
+        if identifier in ("redoubt-release", "release"):
+            return {"event.dataset": "app.release"}
+        dataset = next((name for start, name in UNITS if unit.startswith(start)), None) or IDENTIFIERS.get(identifier)
+        if dataset == "log_server":
+            return {"event.dataset": dataset, **server(message)}
+        return {"event.dataset": dataset or "journal"}
+
+
+def parsed(message: str) -> dict[str, Any]:
+    try:
+        found = json.loads(message)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def nginx_access(message: str) -> dict[str, Any]:
+    line = parsed(message)
+    if not line:
+        return {}
+    get = {name: text(value) for name, value in line.items()}.get
+    status = number(get("status"))
+    path = get("path") or ""
+    moment = get("at") or get("time")
+    with_milliseconds = number(get("at"))
+    if with_milliseconds is not None:
+        moment = stamp(datetime.datetime.fromtimestamp(round(with_milliseconds * 1000) / 1000, datetime.UTC))
+    return fields(
+        **{"@timestamp": moment},
+        message=f"{get('method') or '-'} {path} {get('status') or '-'}",
+        log__level="err" if isinstance(status, int) and status >= 500 else "info",
+        source__ip=get("client"), http__request__method=get("method"), http__response__status_code=status,
+        http__response__body__bytes=number(get("bytes")), url__domain=get("host"), url__path=path, http__version=(get("protocol") or "").removeprefix("HTTP/"),
+        http__request__id=get("id"), http__request__referrer=get("referer"), user_agent__original=get("agent"), tls__version=get("tls"),
+        event__duration_s=number(get("seconds")), nginx__upstream_s=number((get("upstream_seconds") or "").split(",")[-1]), nginx__limit=get("limit"),
+        nginx__proxy=get("proxy"), csp__document=get("csp_document"), csp__directive=get("csp_directive"), csp__blocked=get("csp_blocked"),
+        csp__source=get("csp_source"), csp__line=get("csp_line"),
+    )
+
+
+def nginx_error(message: str) -> dict[str, Any]:
+    found = NGINX_ERROR.match(message)
+    if not found:
+        return fields(log__level="err")
+    client = NGINX_CLIENT.search(found["text"])
+    return fields(
+        log__level=NGINX_LEVELS.get(found["level"], found["level"] if found["level"] in LEVELS else "err"),
+        process__pid=number(found["pid"]), source__ip=client and client[1], message=found["text"],
+    )
+
+
+def security(message: str) -> dict[str, Any]:
+    line = parsed(message)
+    get = {name: text(value) for name, value in line.items()}.get
+    return fields(
+        event__action=get("event"), source__ip=get("ip"), user__name=get("user"), user__target__name=get("target"), event__reason=get("detail"),
+        http__request__method=get("method"), url__path=get("path"), http__request__id=get("request"),
+    )
+
+
+def postgresql(message: str) -> dict[str, Any]:
+    line = parsed(message)
+    if not line:
+        return {}
+    get = {name: text(value, LONGEST) for name, value in line.items()}.get
+    # DETAIL quotes rows ("Failing row contains …"), CONTEXT statements: people's data, and passwords' hashes. The host's own file has them.
+    said = "\n".join(part for part in (get("message"), f"HINT: {get('hint')}" if get("hint") else "") if part)
+    duration = DURATION.match(get("message") or "")
+    return fields(
+        **{"@timestamp": (get("timestamp") or "").replace(" UTC", "+00:00").replace(" ", "T")},
+        log__level="debug" if (get("error_severity") or "").startswith("DEBUG") else POSTGRES_LEVELS.get(get("error_severity") or "", "info"),
+        message=said, process__pid=number(get("pid")), user__name=get("user"), postgresql__database=get("dbname"),
+        postgresql__application=get("application_name"), postgresql__sql_state=get("state_code"), postgresql__command=get("ps"),
+        postgresql__backend=get("backend_type"), postgresql__session=get("session_id"), source__ip=(get("remote_host") or "").replace("[local]", ""),
+        event__duration_ms=number(duration and duration[1]),
+    )
+
+
+def audit(message: str) -> dict[str, Any]:
+    """One line of an event; all its lines have the same number."""
+    found = AUDIT.match(message)
+    if not found:
+        return {}
+    key = AUDIT_KEY.search(message)
+    moment = stamp(datetime.datetime.fromtimestamp(int(found["seconds"]), datetime.UTC).replace(microsecond=int(found["thousandths"]) * 1000))
+    return fields(**{"@timestamp": moment}, service__name="kernel", event__action=found["type"].lower(), event__sequence=number(found["number"]),
+                  audit__key=key and key[1])
+
+
+def packages(message: str) -> dict[str, Any]:
+    found = DPKG.match(message)
+    if not found:
+        return fields(service__name="dpkg")
+    versions = found["versions"].split()
+    return fields(
+        service__name="dpkg", event__action=found["action"], package__name=found["package"], package__version=versions[-1].replace("<none>", "") if versions else "",
+    )
+
+
+def packet(message: str) -> dict[str, Any]:
+    found = dict(PACKET.findall(message))
+    return fields(event__dataset="firewall", source__ip=found.get("SRC"), destination__ip=found.get("DST"), destination__port=number(found.get("DPT")),
+                  network__transport=(found.get("PROTO") or "").lower())
+
+
+def server(message: str) -> dict[str, Any]:
+    """The log server's own lines: `refused ADDRESS: why`, `connected ADDRESS: HOST`."""
+    found = re.match(r"(refused|connected|gone) ([0-9a-f.:]+): (.*)", message)
+    return fields(event__action=found[1], source__ip=found[2], event__reason=found[3]) if found else {}
+
+
+FILES = {"nginx.access": nginx_access, "nginx.error": nginx_error, "postgresql": postgresql, "packages": packages, "audit": audit}

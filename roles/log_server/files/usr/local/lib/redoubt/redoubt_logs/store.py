@@ -1,0 +1,105 @@
+"""The files of the store: `<host>/<UTC day of arrival>.jsonl`, earlier days as `.jsonl.gz`."""
+
+from __future__ import annotations
+
+import datetime
+import gzip
+import os
+import re
+import shutil
+from pathlib import Path
+
+DAY = re.compile(r"(\d{4}-\d\d-\d\d)\.jsonl(\.gz)?")
+
+
+class Store:
+    """Where one host's records are written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.day = ""
+        self.file = -1
+
+    def write(self, lines: bytes, now: datetime.datetime) -> None:
+        """Append whole lines; they are on the disk afterwards, or none of them is and an OSError says why."""
+        day = now.strftime("%Y-%m-%d")
+        if day != self.day or self.file < 0:
+            self.open(day)
+        end = os.lseek(self.file, 0, os.SEEK_END)
+        try:
+            left = memoryview(lines)
+            while left:
+                left = left[os.write(self.file, left) :]
+            os.fdatasync(self.file)
+        except OSError:
+            # A full disk takes the beginning of a line; the host sends all of it again.
+            os.ftruncate(self.file, end)
+            raise
+
+    def open(self, day: str) -> None:
+        self.close()
+        self.folder.mkdir(mode=0o750, exist_ok=True)
+        path = self.folder / f"{day}.jsonl"
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        # A server that was killed may have left the beginning of a line, which it never acknowledged.
+        end = os.lseek(file, 0, os.SEEK_END)
+        os.ftruncate(file, whole(file, end))
+        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        self.file, self.day = file, day
+
+    def close(self) -> None:
+        if self.file >= 0:
+            os.close(self.file)
+        self.file, self.day = -1, ""
+
+
+def whole(file: int, end: int) -> int:
+    """Where the last whole line ends."""
+    step = 1 << 16
+    while end > 0:
+        start = max(0, end - step)
+        found = os.pread(file, end - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def compress(path: Path) -> None:
+    """Replace a day's file by its compressed form. Either of the two is there at any moment, and read by its name."""
+    fresh = path.with_name(f"{path.name}.gz.new")
+    with path.open("rb") as source, fresh.open("wb") as sink:
+        os.fchmod(sink.fileno(), 0o640)
+        with gzip.GzipFile(filename="", fileobj=sink, mode="wb", compresslevel=6, mtime=0) as packed:
+            shutil.copyfileobj(source, packed, 1 << 20)
+        sink.flush()
+        os.fsync(sink.fileno())
+    fresh.rename(path.with_name(f"{path.name}.gz"))
+    path.unlink()
+
+
+def keep(root: Path, days: int, today: datetime.date) -> list[str]:
+    """Compress the days before yesterday's midnight and remove those that are too old; what was done, in sentences.
+
+    Yesterday's file may still be written to, by a connection that began a write before midnight: it is left alone for a day.
+    """
+    done = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink()):
+        for path in sorted(folder.iterdir()):
+            found = DAY.fullmatch(path.name)
+            if path.name.endswith(".gz.new"):
+                path.unlink()
+            if not found or path.is_symlink():
+                continue
+            age = (today - datetime.date.fromisoformat(found[1])).days
+            if age > days:
+                path.unlink()
+                done.append(f"Removed {folder.name}/{path.name}.")
+            elif age > 1 and not found[2]:
+                compress(path)
+                done.append(f"Compressed {folder.name}/{path.name}.")
+    return done

@@ -1,0 +1,332 @@
+"""The sender and the log server as they are, over loopback, with what may befall them: whatever is killed, cut, full or out of date,
+no record is missing, and nobody writes as another."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import re
+import resource
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+ROLES = Path(__file__).parents[2] / "roles"
+SENDER, SERVER = ROLES / "logs/files/usr/local/lib/redoubt/logs", ROLES / "log_server/files/usr/local/lib/redoubt/log-server"
+NOW = datetime.datetime.now(datetime.UTC)
+
+
+class Authority:
+    def __init__(self, folder: Path, name: str = "ca") -> None:
+        self.folder = folder
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self.certificate = self.signed(x509.CertificateBuilder().subject_name(self.name).public_key(self.key.public_key()).add_extension(
+            x509.BasicConstraints(ca=True, path_length=None), critical=True), 30)
+        self.path = folder / f"{name}.pem"
+        self.path.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
+
+    def signed(self, builder: x509.CertificateBuilder, days: int) -> x509.Certificate:
+        builder = builder.issuer_name(self.name).serial_number(x509.random_serial_number())
+        return builder.not_valid_before(NOW - datetime.timedelta(60)).not_valid_after(NOW + datetime.timedelta(days)).sign(self.key, hashes.SHA256())
+
+    def give(self, *names: str, days: int = 30, path: str = "") -> tuple[Path, Path]:
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
+        builder = x509.CertificateBuilder().subject_name(subject).public_key(key.public_key())
+        made = self.signed(builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False), days)
+        paths = self.folder / f"{path or names[0]}.pem", self.folder / f"{path or names[0]}.key"
+        paths[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+        paths[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+        return paths
+
+
+class World:
+    """One log server and one host's sender; the test is the host's rsyslog."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.ca = Authority(base)
+        self.store, self.spool = base / "store", base / "spool"
+        self.store.mkdir()
+        self.spool.mkdir()
+        certificate, key = self.ca.give("store1")
+        common = {"ca": str(self.ca.path), "port": self.port}
+        self.server_settings = {**common, "certificate": str(certificate), "key": str(key), "path": str(self.store), "days": 400, "silent_hours": 3,
+                                "full_percent": 100, "hosts": {"app1": {"app": "notes", "zone": "Etc/UTC"}, "app2": {"app": "", "zone": "Etc/UTC"}}}
+        certificate, key = self.ca.give("app1")
+        self.settings = {**common, "certificate": str(certificate), "key": str(key), "server": "store1", "addresses": ["127.0.0.1"], "spool": str(self.spool),
+                         "state": str(base / "state.json"), "limit": 2 << 30, "silence": 900}
+        self.running: dict[str, subprocess.Popen] = {}
+        self.written = 0
+
+    def start(self, name: str, **more: object) -> subprocess.Popen:
+        program, verb, settings = {"server": (SERVER, "serve", self.server_settings), "sender": (SENDER, "send", self.settings)}[name]
+        config = self.base / f"{name}.json"
+        config.write_text(json.dumps(settings))
+        environment = {**os.environ, "REDOUBT_LOGS_CONFIG": str(config), "REDOUBT_LOG_SERVER_CONFIG": str(config)}
+        (self.base / f"{name}.log").write_text("")
+        self.running[name] = subprocess.Popen([sys.executable, "-B", str(program), verb], env=environment, stdout=(self.base / f"{name}.log").open("ab"),
+                                              stderr=subprocess.STDOUT, **more)
+        if name == "server":
+            self.until("Listening", name)
+        return self.running[name]
+
+    def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> None:
+        process = self.running.pop(name)
+        process.send_signal(how)
+        process.wait()
+
+    def write(self, count: int, text: str = "") -> None:
+        with (self.spool / "current").open("ab") as sink:
+            for _ in range(count):
+                sink.write(json.dumps({"t": "2026-11-26T20:44:45.123456+00:00", "l": "6", "in": "imjournal", "id": "x", "m": f"{self.written} {text}"},
+                                      separators=(", ", ":")).encode() + b"\n")
+                self.written += 1
+
+    def rotate(self, number: int) -> None:
+        (self.spool / "current").rename(self.spool / str(number))
+
+    def arrived(self, host: str = "app1") -> list[int]:
+        lines = b"".join(path.read_bytes() for path in sorted((self.store / host).glob("*.jsonl"))) if (self.store / host).exists() else b""
+        return [int(json.loads(line)["message"].split()[0]) for line in lines[:lines.rfind(b"\n") + 1].splitlines()]
+
+    def wait(self, seconds: float = 60) -> list[int]:
+        """Until everything written has arrived; what arrived, duplicates included."""
+        deadline = time.monotonic() + seconds
+        while len(set(found := self.arrived())) < self.written:
+            assert time.monotonic() < deadline, f"{self.written - len(set(found))} of {self.written} are missing; {self.said('sender')} {self.said('server')}"
+            time.sleep(0.1)
+        assert list(dict.fromkeys(found)) == list(range(self.written)), "not in order"
+        return found
+
+    def said(self, name: str) -> str:
+        return (self.base / f"{name}.log").read_text()
+
+    def until(self, text: str, name: str, seconds: float = 30) -> None:
+        deadline = time.monotonic() + seconds
+        while not re.search(text, self.said(name)):
+            assert time.monotonic() < deadline, self.said(name)
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    found = World(tmp_path)
+    yield found
+    for process in found.running.values():
+        process.kill()
+        process.wait()
+
+
+def test_everything_arrives_in_order_and_once(world: World) -> None:
+    world.start("server")
+    world.start("sender")
+    world.write(3000)
+    world.wait()
+    world.write(20000, "x" * 200)
+    world.rotate(1)
+    world.write(10)
+    assert world.wait() == list(range(world.written))
+    # What is acknowledged to its end is removed, what may still be written to is not.
+    deadline = time.monotonic() + 10
+    while (world.spool / "1").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert (world.spool / "current").exists()
+
+
+@pytest.mark.parametrize("victim", ["server", "sender"])
+def test_who_is_killed_loses_nothing(world: World, victim: str) -> None:
+    world.start("server")
+    world.start("sender")
+    for number in range(1, 7):
+        world.write(4000, "x" * 300)
+        if number % 2:
+            world.rotate(number)
+        world.write(1)
+        time.sleep(0.15 * number)
+        world.kill(victim)
+        world.write(100)
+        world.start(victim)
+    world.wait()
+
+
+def test_a_disk_that_is_full_takes_nothing_and_loses_nothing(world: World) -> None:
+    # A file of a limited size fails in the middle of a line, as a full disk does.
+    world.start("server", preexec_fn=lambda: (signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.setrlimit(resource.RLIMIT_FSIZE, (300_001, 300_001))))
+    world.start("sender")
+    world.write(4000, "x" * 200)
+    world.until("File too large", "server")
+    before = world.arrived()
+    assert before == list(range(len(before))) and 0 < len(before) < 4000
+    (day,) = (world.store / "app1").iterdir()
+    assert day.read_bytes().endswith(b"}\n")
+    world.kill("server")
+    world.start("server")
+    assert world.wait() == list(range(world.written))
+
+
+def test_what_a_killed_server_left_of_a_line_is_taken_away(world: World) -> None:
+    world.start("server")
+    world.start("sender")
+    world.write(10)
+    world.wait()
+    world.kill("sender")
+    world.kill("server")
+    (day,) = (world.store / "app1").iterdir()
+    with day.open("ab") as sink:
+        sink.write(b'{"@timestamp": "half')
+    world.write(10)
+    world.start("server")
+    world.start("sender")
+    world.wait()
+
+
+def test_what_a_killed_rsyslog_left_of_a_record_is_left_out(world: World) -> None:
+    world.start("server")
+    world.start("sender")
+    world.write(2)
+    with (world.spool / "current").open("ab") as sink:
+        sink.write(b'{"t":"2026-11-26T20:44:45.123456+00:00", "l":"6", "m":"hal')
+    time.sleep(0.5)
+    # It is killed here; what it was about to write it reads again.
+    world.write(3)
+    with (world.spool / "current").open("ab") as sink:
+        sink.write(b'{"t":"2026-11-26T20:44:45.123456+00:00", "l":"6", "m":"hal')
+    world.rotate(1)
+    world.write(3)
+    assert world.wait() == list(range(8))
+
+
+def test_an_expired_certificate_keeps_the_records_until_it_is_renewed(world: World) -> None:
+    world.ca.give("app1", days=-1)
+    world.start("server")
+    world.start("sender")
+    world.write(100)
+    world.until("refused 127.0.0.1: certificate has expired", "server")
+    assert world.arrived() == []
+    world.ca.give("app1")
+    assert world.wait() == list(range(100))
+    # The server's, which the host looks at.
+    world.kill("server")
+    world.ca.give("store1", days=-1)
+    world.start("server")
+    world.write(100)
+    world.until("certificate has expired", "sender")
+    world.ca.give("store1")
+    world.wait()
+
+
+def test_a_server_of_another_name_is_told_nothing(world: World) -> None:
+    certificate, key = world.ca.give("app2")
+    world.server_settings |= {"certificate": str(certificate), "key": str(key)}
+    world.start("server")
+    world.start("sender")
+    world.write(10)
+    world.until("Hostname mismatch", "sender")
+    assert world.arrived() == []
+
+
+def connect(world: World, certificate: Path, key: Path, ca: Path | None = None) -> ssl.SSLSocket:
+    context = ssl.create_default_context(cafile=str(ca or world.ca.path))
+    context.load_cert_chain(certificate, key)
+    found = context.wrap_socket(socket.create_connection(("127.0.0.1", world.port), timeout=10), server_hostname="store1")
+    found.settimeout(10)
+    return found
+
+
+def ask(connection: ssl.SSLSocket, *frames: bytes) -> bytes:
+    """All that the server answers until it hangs up or waits."""
+    answer = b""
+    with contextlib.suppress(OSError):
+        connection.sendall(b"".join(frames))
+        connection.settimeout(1)
+        while received := connection.recv(65536):
+            answer += received
+    return answer
+
+
+OPEN = b"1 open 46 relp_version=0\nrelp_software=x\ncommands=syslog\n"
+
+
+def test_strangers_are_refused_and_that_is_said(world: World) -> None:
+    world.start("server")
+    stranger = Authority(world.base, "stranger")
+    for certificate, key in (stranger.give("app1", path="theirs"), world.ca.give("somebody"), world.ca.give("app1", "app2", path="both")):
+        with contextlib.suppress(OSError):
+            assert ask(connect(world, certificate, key), OPEN, b"2 syslog 1 x\n") == b""
+    context = ssl.create_default_context(cafile=str(world.ca.path))
+    with contextlib.suppress(OSError):
+        assert ask(context.wrap_socket(socket.create_connection(("127.0.0.1", world.port)), server_hostname="store1"), OPEN) == b""
+    said = [line for line in world.said("server").splitlines() if "refused" in line]
+    assert [re.sub(r".*127\.0\.0\.1: ", "", line) for line in said] == [
+        "unable to get local issuer certificate", "the certificate of somebody is none of a host whose logs are kept here",
+        "the certificate of app1 and app2 is none of a host whose logs are kept here", "PEER_DID_NOT_RETURN_A_CERTIFICATE"]
+    assert not list(world.store.iterdir())
+
+
+def test_a_host_writes_under_its_own_name_and_no_other(world: World) -> None:
+    world.start("server")
+    certificate, key = world.ca.give("app2")
+    text = b'{"t":"", "host.name":"app1", "m":"../app1 {\\"host.name\\": \\"app1\\"}"}'
+    assert ask(connect(world, certificate, key), OPEN, b"2 syslog %d %s\n" % (len(text), text)).count(b" rsp ") == 2
+    assert [path.name for path in world.store.iterdir()] == ["app2"]
+    (day,) = (world.store / "app2").iterdir()
+    assert json.loads(day.read_text())["host.name"] == "app2"
+
+
+@pytest.mark.parametrize("frames", [b"GET / HTTP/1.1\r\n\r\n", b"\0" * 5000, OPEN + b"2 syslog 99999999 x", OPEN + b"2 delete 3 all\n", OPEN + b"2 syslog 1 xx",
+                                    b"2 syslog 1 x\n", OPEN + b"9" * 3_000_000])
+def test_what_is_no_relp_ends_the_connection(world: World, frames: bytes) -> None:
+    world.start("server")
+    certificate, key = world.ca.give("app2")
+    assert b"2 rsp" not in ask(connect(world, certificate, key), frames)
+    world.until("refused 127.0.0.1: app2: ", "server", 5)
+    # And others are served.
+    world.start("sender")
+    world.write(10)
+    assert world.wait() == list(range(10))
+    assert world.arrived("app2") == []
+
+
+def test_a_full_spool_halts_rsyslog_and_goes_on_when_there_is_room(world: World) -> None:
+    rsyslog = subprocess.Popen(["/bin/sh", "-c", "printf rsyslogd >/proc/self/comm; while :; do sleep 0.1; done"])
+    try:
+        (world.spool / "rsyslogd.pid").write_text(str(rsyslog.pid))
+        world.settings["limit"] = 5_000_000
+        world.start("sender")
+        world.write(6000, "x" * 1000)
+        world.rotate(1)
+        world.write(10)
+
+        def state() -> str:
+            return Path(f"/proc/{rsyslog.pid}/stat").read_text().split()[2]
+
+        world.until("rsyslog is halted", "sender")
+        assert state() == "T"
+        watch = subprocess.run([sys.executable, "-B", str(SENDER), "watch"], env={**os.environ, "REDOUBT_LOGS_CONFIG": str(world.base / "sender.json")},
+                               capture_output=True, text=True, check=False)
+        assert watch.returncode == 1 and "There is no room for log records any more" in watch.stdout
+        world.start("server")
+        world.wait()
+        world.until("There is room in the spool again", "sender")
+        assert state() in "SR"
+    finally:
+        rsyslog.kill()
+        rsyslog.wait()

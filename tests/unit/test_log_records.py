@@ -67,6 +67,11 @@ def test_a_unit_that_systemd_speaks_of_is_the_unit() -> None:
     assert journal("Failed.", id="systemd", unit="init.scope", about="notes@blue.service")["systemd.unit"] == "notes@blue.service"
 
 
+@pytest.mark.parametrize(("more", "dataset"), [({"unit": "init.scope"}, "certbot"), ({"unit": "notes-worker.service"}, "app.worker"), ({}, "journal")])
+def test_only_systemd_speaks_of_other_units(more: dict, dataset: str) -> None:
+    assert journal("Finished.", id="systemd", about="certbot-renew.service", **more)["event.dataset"] == dataset
+
+
 def test_an_event_of_the_guard() -> None:
     event = {"v": 1, "ip": "203.0.113.9", "event": "login_failed", "user": "alice", "target": None, "detail": None, "method": "POST", "path": "/login/", "request": "b6"}
     found = journal(json.dumps(event), id="notes-security", tr="journal", unit="notes@blue.service")

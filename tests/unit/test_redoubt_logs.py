@@ -217,7 +217,7 @@ def test_what_came_late_is_looked_for_as_long_as_is_said(ask) -> None:
 def test_ago_is_from_now(program) -> None:
     for text, seconds in {"90s": 90, "5m": 300, "2h": 7200, "3d": 259200, "1w": 604800}.items():
         asked = program.moment(text)
-        ago = datetime.datetime.now(datetime.timezone.utc) - asked
+        ago = datetime.datetime.now(datetime.UTC) - asked
         assert seconds <= ago.total_seconds() < seconds + 5
 
 

@@ -158,7 +158,9 @@ class Reader:
                 return {"service.name": f"{self.app}-{name}", "event.dataset": f"app.{name}"}
         if identifier in ("redoubt-release", "release"):
             return {"event.dataset": "app.release"}
-        dataset = next((name for start, name in UNITS if unit.startswith(start)), None) or IDENTIFIERS.get(identifier)
+        # What systemd says of a unit is of the unit's kind. Others may claim to speak of one.
+        about = text(given.get("about")) if unit == "init.scope" else unit
+        dataset = next((name for start, name in UNITS if about.startswith(start)), None) or IDENTIFIERS.get(identifier)
         if dataset == "log_server":
             return {"event.dataset": dataset, **server(message)}
         return {"event.dataset": dataset or "journal"}

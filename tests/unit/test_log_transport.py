@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import gzip
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -330,3 +332,94 @@ def test_a_full_spool_halts_rsyslog_and_goes_on_when_there_is_room(world: World)
     finally:
         rsyslog.kill()
         rsyslog.wait()
+
+
+# --- The store -------------------------------------------------------------------------------------------------------
+
+sys.path.insert(0, str(SERVER.parent))
+from redoubt_logs import forward, store
+
+
+def test_days_are_compressed_and_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "app1"
+    folder.mkdir()
+    days = {name: f"{name}\n".encode() * 3 for name in ("2026-11-26", "2026-11-25", "2026-11-24", "2026-11-16", "2026-11-15")}
+    for name, content in days.items():
+        (folder / f"{name}.jsonl").write_bytes(content)
+    (folder / "2026-11-14.jsonl.gz").write_bytes(b"")
+    (folder / "2026-11-13.jsonl.gz.new").write_bytes(b"half")
+    (folder / "somebody's").write_bytes(b"")
+    (tmp_path / "link").symlink_to(folder)
+    assert len(store.keep(tmp_path, 10, datetime.date(2026, 11, 26))) == 4
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "2026-11-16.jsonl.gz", "2026-11-24.jsonl.gz", "2026-11-25.jsonl", "2026-11-26.jsonl", "somebody's"]
+    assert gzip.decompress((folder / "2026-11-24.jsonl.gz").read_bytes()) == days["2026-11-24"]
+    assert store.keep(tmp_path, 10, datetime.date(2026, 11, 26)) == []
+
+
+def test_a_day_begins_a_file(tmp_path: Path) -> None:
+    kept = store.Store(tmp_path / "app1")
+    for moment in (datetime.datetime(2026, 11, 26, 23, 59, 59, tzinfo=datetime.UTC), datetime.datetime(2026, 11, 27, tzinfo=datetime.UTC)):
+        kept.write(b"x\n", moment)
+        kept.write(b"y\n", moment)
+    kept.close()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "app1").iterdir()} == {"2026-11-26.jsonl": b"x\ny\n", "2026-11-27.jsonl": b"x\ny\n"}
+
+
+class Collector:
+    """Takes syslog over TLS."""
+
+    def __init__(self, authority: Authority, port: int) -> None:
+        certificate, key = authority.give("siem.test")
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(certificate, key)
+        self.listener = socket.create_server(("127.0.0.1", port))
+        self.messages: list[dict] = []
+
+    def take(self, least: int, seconds: float = 20) -> None:
+        """One connection, until so many messages have come."""
+        self.listener.settimeout(seconds)
+        with self.context.wrap_socket(self.listener.accept()[0], server_side=True) as connection:
+            connection.settimeout(seconds)
+            buffer, wanted = b"", len(self.messages) + least
+            while len(self.messages) < wanted:
+                buffer += connection.recv(65536)
+                while (found := re.match(rb"(\d+) ", buffer)) and len(buffer) >= found.end() + int(found[1]):
+                    frame, buffer = buffer[found.end() : found.end() + int(found[1])], buffer[found.end() + int(found[1]) :]
+                    parts = re.fullmatch(rb"<(\d+)>1 (\S+) (\S+) (\S+) (\S+) - - (.*)", frame)
+                    self.messages.append({**json.loads(parts[6]), "priority": int(parts[1]), "name": parts[4].decode()})
+
+
+def test_records_are_sent_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = Authority(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    collector = Collector(authority, port)
+    root = tmp_path / "store"
+    (root / "app1").mkdir(parents=True)
+    day = root / "app1" / "2026-11-26.jsonl"
+
+    def write(path: Path, *numbers: int) -> None:
+        with path.open("a") as sink:
+            sink.writelines(json.dumps({"@timestamp": "2026-11-26T20:44:45.123456Z", "host.name": "app1", "log.level": "err", "service.name": "a b",
+                                        "message": f"{number}\u00e9\n"}) + "\n" for number in numbers)
+
+    write(day, 0)
+    real = socket.create_connection
+    monkeypatch.setattr(socket, "create_connection", lambda address, **more: real(("127.0.0.1", address[1]), **more))
+    monkeypatch.setattr(forward, "SETTLED", 5)
+    monkeypatch.setattr(forward, "PAUSES", (0.1,))
+    started = forward.Forwarder(root, tmp_path / "positions.json", {"host": "siem.test", "port": port, "ca": str(authority.path)})
+    threading.Thread(target=started.run, daemon=True).start()
+    write(day, 1, 2)
+    collector.take(2)
+    # While nobody listens, a day ends, is compressed, and another begins.
+    write(day, 3)
+    store.compress(day)
+    write(root / "app1" / "2026-11-27.jsonl", 4, 5)
+    while collector.messages[-1]["message"] != "5\u00e9\n":
+        collector.take(1)
+    numbers = list(dict.fromkeys(int(message["message"].rstrip("\n\u00e9")) for message in collector.messages))
+    # What was there before the first start is not sent.
+    assert numbers == [1, 2, 3, 4, 5]
+    assert {(message["priority"], message["name"]) for message in collector.messages} == {(11, "a_b")}

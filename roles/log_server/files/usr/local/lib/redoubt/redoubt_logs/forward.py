@@ -1,0 +1,150 @@
+"""Sends the store on to an outside collector: syslog over TLS (RFC 5425), each record as the message of a line of RFC 5424.
+
+That protocol acknowledges nothing. What was sent in the last seconds before a connection broke is sent again, and so is what was sent in the last
+seconds before a stop: a record may come twice.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import gzip
+import json
+import re
+import socket
+import ssl
+import time
+from pathlib import Path
+
+from .records import LEVELS
+from .store import DAY
+
+READ = 256 << 10
+# Seconds after which what was sent counts as arrived.
+SETTLED = 10
+SILENCE = 30
+PAUSES = (1, 2, 5, 10, 30)
+# Where a host's records are sent from: day and offset.
+Position = tuple[str, int]
+
+
+class Forwarder:
+    def __init__(self, root: Path, state: Path, target: dict) -> None:
+        self.root, self.state, self.target = root, state, target
+        self.said = ""
+        try:
+            self.settled = {host: (day, offset) for host, (day, offset) in json.loads(state.read_text()).items()}
+        except (OSError, ValueError):
+            # The first start: from now on.
+            self.settled = {host.name: (days[-1], (host / f"{days[-1]}.jsonl").stat().st_size) for host in self.hosts() if (days := self.days(host))
+                            and (host / f"{days[-1]}.jsonl").exists()}
+            self.save()
+        self.positions = dict(self.settled)
+        self.sent: collections.deque[tuple[float, dict[str, Position]]] = collections.deque()
+
+    def hosts(self) -> list[Path]:
+        return sorted(path for path in self.root.iterdir() if path.is_dir())
+
+    @staticmethod
+    def days(host: Path) -> list[str]:
+        return sorted({found[1] for path in host.iterdir() if (found := DAY.fullmatch(path.name))})
+
+    def save(self) -> None:
+        fresh = self.state.with_suffix(".new")
+        fresh.write_text(json.dumps(self.settled))
+        fresh.rename(self.state)
+
+    def run(self) -> None:
+        failures = 0
+        while True:
+            try:
+                with self.connect() as connection:
+                    self.say(f"Connected to {self.target['host']}.")
+                    failures = 0
+                    self.deliver(connection)
+            except OSError as error:
+                self.say(f"Nothing is sent on: {error}.")
+            # Nobody knows what of this has arrived.
+            self.positions = dict(self.settled)
+            self.sent.clear()
+            time.sleep(PAUSES[min(failures, len(PAUSES) - 1)])
+            failures += 1
+
+    def say(self, text: str) -> None:
+        if text != self.said:
+            print(text, flush=True)
+        self.said = text
+
+    def connect(self) -> ssl.SSLSocket:
+        context = ssl.create_default_context(cafile=self.target["ca"] or None)
+        plain = socket.create_connection((self.target["host"], self.target["port"]), timeout=10)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE * 1000)
+        found = context.wrap_socket(plain, server_hostname=self.target["host"])
+        found.settimeout(SILENCE)
+        return found
+
+    def deliver(self, connection: ssl.SSLSocket) -> None:
+        while True:
+            busy = False
+            for host in self.hosts():
+                lines = self.next(host)
+                if lines:
+                    connection.sendall(b"".join(map(framed, lines)))
+                    busy = True
+            now = time.monotonic()
+            if not self.sent or now - self.sent[-1][0] >= 1:
+                self.sent.append((now, dict(self.positions)))
+            if now - self.sent[0][0] >= SETTLED:
+                self.settled = self.sent.popleft()[1]
+                self.save()
+            if not busy:
+                self.heard(connection)
+
+    @staticmethod
+    def heard(connection: ssl.SSLSocket) -> None:
+        """Wait a moment; a collector has nothing to say but that it hangs up."""
+        connection.settimeout(0.5)
+        try:
+            with contextlib.suppress(TimeoutError):
+                if not connection.recv(4096):
+                    raise ConnectionError("closed by the collector")
+        finally:
+            connection.settimeout(SILENCE)
+
+    def next(self, host: Path) -> list[bytes]:
+        """A host's next records that are whole."""
+        day, offset = self.positions.get(host.name, ("", 0))
+        days = [found for found in self.days(host) if found >= day]
+        if not days:
+            return []
+        if days[0] != day:
+            # Its first day, or one that was removed meanwhile.
+            day, offset = days[0], 0
+        data = read(host, day, offset)
+        end = data.rfind(b"\n") + 1
+        self.positions[host.name] = (day, offset + end)
+        if not end and len(days) > 1:
+            self.positions[host.name] = (days[1], 0)
+        return data[:end].splitlines()
+
+
+def read(host: Path, day: str, offset: int) -> bytes:
+    """Part of a day, whether it is compressed or not: it may become so at any moment."""
+    for _ in range(2):
+        with contextlib.suppress(FileNotFoundError), (host / f"{day}.jsonl").open("rb") as source:
+            source.seek(offset)
+            return source.read(READ)
+        with contextlib.suppress(FileNotFoundError), gzip.open(host / f"{day}.jsonl.gz", "rb") as source:
+            source.seek(offset)
+            return source.read(READ)
+    return b""
+
+
+def framed(line: bytes) -> bytes:
+    record = json.loads(line)
+    level = record.get("log.level")
+    priority = 8 + (LEVELS.index(level) if level in LEVELS else 6)
+    name = re.sub("[^!-~]", "_", record.get("service.name") or "-")[:48]
+    message = b"<%d>1 %s %s %s %s - - %s" % (priority, record["@timestamp"].encode(), record["host.name"].encode(), name.encode(),
+                                             str(record.get("process.pid") or "-").encode(), line)
+    return b"%d %s" % (len(message), message)

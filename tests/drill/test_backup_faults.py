@@ -300,29 +300,6 @@ def test_a_clock_that_is_off(backups, days) -> None:
     backups.store.check_output("systemctl start redoubt-backup-watch.service")
 
 
-@pytest.fixture
-def expired(lab, backups):
-    """Gives a host a certificate that ended yesterday, of the environment's own CA, for the key that it has."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-
-    pem, authority_key = lab.vars(lab.web)["pki_ca_certificate"], lab.vars(lab.web)["vault_pki_ca_key"]
-    authority, key = x509.load_pem_x509_certificate(pem.encode()), serialization.load_pem_private_key(authority_key.encode(), None)
-    path = "/etc/redoubt/pki/host.pem"
-
-    def end(host) -> None:
-        own = x509.load_pem_x509_certificate(host.check_output(f"cat {path}").encode())
-        now = datetime.datetime.now(datetime.UTC)
-        made = x509.CertificateBuilder(authority.subject, own.subject, own.public_key(), x509.random_serial_number(),
-                                       now - datetime.timedelta(days=700), now - datetime.timedelta(days=1))
-        for extension in own.extensions:
-            made = made.add_extension(extension.value, extension.critical)
-        text = made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
-        host.check_output(f"cat >{path} <<'END'\n{text}END")
-
-    return end
-
-
 @pytest.mark.slow
 def test_a_certificate_that_has_ended(lab, backups, expired) -> None:
     expired(backups.web)

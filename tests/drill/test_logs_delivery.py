@@ -90,7 +90,7 @@ class Logs:
             if all(found[kind]["arrived"] >= count for kind, count in wanted.items()):
                 break
             assert time.monotonic() < deadline, (wanted, found, self.store.run("journalctl -u redoubt-log-server --no-pager -n 5").stdout,
-                                                 self.host.run("journalctl -u redoubt-logs-send -u rsyslog --no-pager -n 5").stdout)
+                                                 self.host.run("journalctl -u redoubt-logs-send -u redoubt-logs-collect -u rsyslog --no-pager -n 5").stdout)
             time.sleep(0.5)
         assert all(found[kind]["arrived"] == count for kind, count in wanted.items()), (wanted, found)
         assert all(figures["ordered"] for figures in found.values()), found
@@ -149,12 +149,12 @@ def test_the_server_is_killed(logs, table, count) -> None:
 
 
 @LENGTHS
-def test_rsyslog_and_the_sender_are_killed(logs, table, count) -> None:
+def test_who_collects_and_who_sends_are_killed(logs, table, count) -> None:
     logs.write(count, wait=False)
-    for unit in ("rsyslog", "redoubt-logs-send", "rsyslog", "redoubt-logs-send", "rsyslog"):
+    for unit in ("rsyslog", "redoubt-logs-collect", "redoubt-logs-send", "redoubt-logs-collect", "redoubt-logs-send", "rsyslog", "redoubt-logs-collect"):
         time.sleep(0.5)
         logs.host.check_output(f"systemctl kill --signal=KILL {unit}.service")
-    table("logs-delivery", {"what": "rsyslog and the sender are killed", **logs.delivered()})
+    table("logs-delivery", {"what": "who collects and who sends are killed", **logs.delivered()})
 
 
 @LENGTHS
@@ -205,3 +205,147 @@ def test_the_servers_disk_is_full(logs, table, count, small_store) -> None:
     assert logs.store.run(f"tail -q -c 1 {logs.folder}/*.jsonl | grep -v '^$'").stdout == ""
     logs.store.check_output(f"mount -o remount,size=2g {logs.folder}")
     table("logs-delivery", {"what": "the server's disk is full", **logs.delivered()})
+
+
+@LENGTHS
+def test_the_certificate_has_ended(lab, logs, table, count, expired) -> None:
+    path = f"{lab.vars(lab.web)['site_pki']}/host.pem"
+    logs.host.check_output(f"cp --preserve=all {path} /run/drill.pem")
+    since = logs.store.check_output("date +@%s.%N")
+    try:
+        expired(logs.host)
+        # A connection that is there goes on with the certificate that it began with.
+        logs.host.check_output("systemctl restart redoubt-logs-send.service")
+        logs.write(count)
+        deadline = time.monotonic() + 60
+        while "certificate has expired" not in logs.store.check_output("journalctl -u redoubt-log-server --no-pager --since=%s", since):
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        assert logs.counted()["journal"]["arrived"] == 0
+        if count == LONG:
+            # As the docs say: the next site.yml makes another.
+            lab.playbook("playbooks/site.yml")
+    finally:
+        if count != LONG:
+            logs.host.check_output(f"cp --preserve=all /run/drill.pem {path}")
+        logs.host.check_output("rm -f /run/drill.pem")
+    table("logs-delivery", {"what": "the certificate has ended", **logs.delivered()})
+
+
+# --- What is said is one record, whatever it is ----------------------------------------------------------------------
+
+SAY = """
+import socket, struct, sys
+message = bytes.fromhex(sys.stdin.read())
+journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+journal.sendto(b"SYSLOG_IDENTIFIER=drill\nPRIORITY=3\nMESSAGE\n" + struct.pack("<Q", len(message)) + message + b"\n", "/run/systemd/journal/socket")
+"""
+
+
+def records(logs, text: str, seconds: float = 30) -> list[dict]:
+    """Those on the log server that hold a text, once there is one."""
+    deadline = time.monotonic() + seconds
+    while not (found := logs.store.run("grep --no-filename --fixed-strings %s %s/*.jsonl", text, logs.folder).stdout):
+        assert time.monotonic() < deadline, text
+        time.sleep(0.3)
+    # What else came of it would be there by now.
+    time.sleep(1)
+    found = logs.store.check_output("grep --no-filename --fixed-strings %s %s/*.jsonl", text, logs.folder)
+    return [json.loads(line) for line in found.split("\n")]
+
+
+@pytest.mark.parametrize(
+    ("name", "hostile"),
+    [("newlines", b"\nfake: root logged in\r\n\n"), ("nul", b"\0a\0"), ("ansi", b"\x1b[2J\x1b]0;owned\x07"), ("no-utf8", b"\xff\xfe\xc3("), ("64-kB", b"x" * 65536),
+     ("json", b'"}\n{"@timestamp":"2000-01-01T00:00:00.000000Z","host.name":"store1","message":"'), ("unicode", "\u202e\u2028\ufeff".encode())],
+)
+def test_hostile_bytes_are_one_harmless_record(logs, name, hostile) -> None:
+    mark = f"{logs.mark}-{name}"
+    logs.host.check_output(f"echo {(mark.encode() + b' ' + hostile + b' end').hex()} | python3 -c {shlex.quote(SAY)}")
+    (record,) = records(logs, mark)
+    assert (record["host.name"], record["service.name"], record["log.level"]) == (logs.name, "drill", "err")
+    assert record["message"].startswith(f"{mark} ") and len(record["message"]) <= 32768
+    raw = logs.store.check_output("grep --no-filename --fixed-strings %s %s/*.jsonl", mark, logs.folder)
+    assert raw.isascii() and raw.isprintable() and len(raw) <= 65536
+
+
+def test_a_traceback_is_one_record(logs, lab) -> None:
+    """Of the application itself, through its settings, the guard and the unit that it runs in."""
+    app = lab.vars(lab.web)["app_name"]
+    code = f"import logging\ntry:\n    raise ValueError('{logs.mark} ' + 'x' * 4096)\nexcept ValueError:\n    logging.getLogger('django.request').exception('Internal Server Error: /')\n"
+    unit = f"{app}-drill-{logs.mark[:8]}"
+    logs.host.check_output(
+        f"systemd-run --quiet --wait --collect --unit={unit} --property=EnvironmentFile=/srv/{app}/live/env --property=User={app}"
+        f" --property=SyslogIdentifier={app} --setenv=REDOUBT_LOG_IDENTIFIER={app} --working-directory=/srv/{app}/live/release/src/{lab.vars(lab.web)['app_project_dir']}"
+        f" --setenv=REDOUBT_STAGE=worker /srv/{app}/live/release/venv/bin/python manage.py shell -c {shlex.quote(code)}")
+    found = [record for record in records(logs, logs.mark) if "ValueError" in record["message"]]
+    assert len(found) == 1 and found[0]["message"].startswith("ERROR") or "Traceback (most recent call last):" in found[0]["message"]
+    assert found[0]["message"].count("x") >= 4096 and found[0]["log.level"] == "err" and found[0]["service.name"] == f"{app}-{unit.removeprefix(app + '-')}"
+
+
+# --- Who is somebody else --------------------------------------------------------------------------------------------
+
+# What somebody who owns a host can say with its key: frames to the log server, and what it answers.
+CLIENT = """
+import json, socket, ssl, sys
+context = ssl.create_default_context(cafile="/etc/redoubt/pki/ca.pem")
+context.check_hostname = False
+if sys.argv[3]:
+    context.load_cert_chain(sys.argv[3], sys.argv[4])
+answer = b""
+try:
+    with context.wrap_socket(socket.create_connection((sys.argv[1], 8440), timeout=10)) as connection:
+        connection.settimeout(3)
+        connection.sendall(bytes.fromhex(sys.argv[2]))
+        while received := connection.recv(65536):
+            answer += received
+except OSError as error:
+    answer += type(error).__name__.encode()
+print(answer.decode(errors="replace"))
+"""
+OPEN = b"1 open 46 relp_version=0\nrelp_software=x\ncommands=syslog\n"
+
+
+def say(logs, *frames: tuple[str, bytes], certificate: str = "/etc/redoubt/pki/host.pem", key: str = "/etc/redoubt/pki/host.key") -> str:
+    data = OPEN + b"".join(b"%d %s %d %s\n" % (number, command.encode(), len(data), data) for number, (command, data) in enumerate(frames, 2))
+    address = logs.lab.vars(logs.lab.groups["logs"][0])["lab_ipv4"]
+    return logs.host.check_output("python3 -c %s %s %s %s %s", CLIENT, address, data.hex(), certificate, key)
+
+
+def test_an_owned_host_writes_as_itself_and_does_nothing_else(logs) -> None:
+    other = next(name for name in logs.lab.groups["all"] if name != logs.name)
+    before = logs.store.check_output(f"cat /var/log/redoubt/{other}/*.jsonl | wc -l")
+    claim = json.dumps({"t": "", "host.name": other, "m": f"{logs.mark} {{\"host.name\": \"{other}\"}}", "in": f"../{other}", "tag": f"../{other}/x", "f": f"/var/log/redoubt/{other}"})
+    assert "2 rsp 6 200 OK" in say(logs, ("syslog", claim.encode()))
+    (record,) = records(logs, logs.mark)
+    assert record["host.name"] == logs.name
+    assert logs.store.run(f"grep --quiet {logs.mark} /var/log/redoubt/{other}/*.jsonl").rc == 1
+    assert int(logs.store.check_output(f"cat /var/log/redoubt/{other}/*.jsonl | wc -l")) >= int(before)
+    # RELP has commands for nothing else, and this end knows none.
+    for command in ("read", "delete", "starttls", "serverclose", "rsp"):
+        assert "2 rsp" not in say(logs, (command, b"x")), command
+    # Nor does anything else of the log server let it in.
+    address = logs.lab.vars(logs.lab.groups["logs"][0])["lab_ipv4"]
+    assert logs.host.run(f"timeout 10 ssh -o BatchMode=yes -o StrictHostKeyChecking=no -i /etc/redoubt/pki/host.key root@{address} id").rc != 0
+
+
+def test_a_strangers_certificate_is_refused_and_that_is_shipped(logs) -> None:
+    since = logs.store.check_output("date --utc +%Y-%m-%dT%H:%M:%S")
+    logs.host.check_output("openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout /run/drill.key -out /run/drill.pem -subj /CN=%s"
+                           f" -addext subjectAltName=DNS:{logs.name} 2>/dev/null", logs.name)
+    try:
+        assert "rsp" not in say(logs, ("syslog", b"x"), certificate="/run/drill.pem", key="/run/drill.key")
+        assert "rsp" not in say(logs, ("syslog", b"x"), certificate="", key="")
+    finally:
+        logs.host.check_output("rm /run/drill.key /run/drill.pem")
+    deadline = time.monotonic() + 30
+    wanted = {"self-signed certificate", "PEER_DID_NOT_RETURN_A_CERTIFICATE"}
+    while True:
+        lines = logs.store.run(f"grep --no-filename '\"event.action\": \"refused\"' /var/log/redoubt/{logs.lab.groups['logs'][0]}/*.jsonl").stdout.splitlines()
+        found = [record for record in map(json.loads, lines) if record["@timestamp"] >= since]
+        if wanted <= {record["event.reason"] for record in found}:
+            break
+        assert time.monotonic() < deadline, found
+        time.sleep(0.5)
+    assert {record["source.ip"] for record in found} == {logs.lab.vars(logs.name)["lab_ipv4"]}
+    assert {record["log.level"] for record in found} == {"warning"}

@@ -25,7 +25,7 @@ def client(host):
     return host
 
 
-@pytest.mark.parametrize("unit", ["rsyslog.service", "redoubt-logs-send.service"])
+@pytest.mark.parametrize("unit", ["rsyslog.service", "redoubt-logs-collect.service", "redoubt-logs-send.service"])
 def test_what_ships_runs_as_nobody_of_importance(client, unit) -> None:
     found = shown(client, unit, "ActiveState", "UnitFileState", "User", "CapabilityBoundingSet", "NoNewPrivileges", "ProtectSystem", "NeedDaemonReload")
     assert found == {"ActiveState": "active", "UnitFileState": "enabled", "User": "redoubt-logs", "CapabilityBoundingSet": "", "NoNewPrivileges": "yes",
@@ -33,8 +33,9 @@ def test_what_ships_runs_as_nobody_of_importance(client, unit) -> None:
     assert exposure(client, unit) < 2
 
 
-def test_rsyslog_speaks_to_nobody(client) -> None:
-    found = shown(client, "rsyslog.service", "PrivateNetwork", "RestrictAddressFamilies", "InaccessiblePaths")
+@pytest.mark.parametrize("unit", ["rsyslog.service", "redoubt-logs-collect.service"])
+def test_who_collects_speaks_to_nobody(client, unit) -> None:
+    found = shown(client, unit, "PrivateNetwork", "RestrictAddressFamilies", "InaccessiblePaths")
     assert found == {"PrivateNetwork": "yes", "RestrictAddressFamilies": "AF_UNIX", "InaccessiblePaths": f"-{client.lab['site_pki']}"}
     assert client.run("ss --no-header --listening --numeric --processes --tcp --udp | grep rsyslogd").rc == 1
 

@@ -30,8 +30,10 @@ def kept(raw: bytes, reader: records.Reader = READER) -> dict:
     return found
 
 
-def journal(message: str, **more: object) -> dict:
-    return kept(json.dumps({"t": WHEN, "l": "6", "in": "imjournal", "m": message, **more}).encode())
+def journal(message: str | list, **more: object) -> dict:
+    names = {"id": "SYSLOG_IDENTIFIER", "unit": "_SYSTEMD_UNIT", "about": "UNIT", "tr": "_TRANSPORT", "pid": "_PID", "uid": "_UID"}
+    entry = {"__CURSOR": f"s={'a' * 32};i=5f0d0;b={'b' * 32};m=1;t=1;x=1", "__REALTIME_TIMESTAMP": "1795725885123456", "PRIORITY": "6", "MESSAGE": message}
+    return kept(json.dumps({"t": "", "j": {**entry, **{names[name]: value for name, value in more.items()}}}).encode())
 
 
 def line(dataset: str, message: str) -> dict:
@@ -60,7 +62,12 @@ def line(dataset: str, message: str) -> dict:
 def test_datasets_of_the_journal(more: dict, dataset: str, service: str) -> None:
     found = journal("text", pid="12", uid="33", **more)
     assert (found["event.dataset"], found["service.name"], found["message"]) == (dataset, service, "text")
-    assert found["process.pid"] == 12 and found["user.id"] == 33 and found["@timestamp"] == "2026-11-26T20:44:45.123456Z"
+    assert found["log.id"] == f"{'a' * 32}:5f0d0" and found["process.pid"] == 12 and found["user.id"] == 33 and found["@timestamp"] == "2026-11-26T20:44:45.123456Z"
+
+
+def test_bytes_in_the_journal_and_fields_that_come_twice() -> None:
+    assert journal([*b"a\0b\xff"], id=["sudo", "x"])["message"] == "a\0b\\xff"
+    assert journal([[*b"\xff"], "x"], id=["sudo", "x"])["event.dataset"] == "sudo"
 
 
 def test_a_unit_that_systemd_speaks_of_is_the_unit() -> None:
@@ -89,6 +96,13 @@ def test_a_request() -> None:
     assert (found["source.ip"], found["url.domain"], found["url.path"], found["http.version"], found["event.duration_s"], found["nginx.upstream_s"]) == (
         "203.0.113.9", "notes.test", "/a", "2.0", 0.016, 0.015)
     assert found["message"] == "GET /a 502" and "http.request.referrer" not in found
+
+
+def test_bytes_that_are_no_text_hide_no_visitor() -> None:
+    raw = json.dumps({"in": "imfile", "tag": "nginx.access", "m": '{"client":"203.0.113.9","status":"404","path":"/a\\\\x1b","agent":"BYTES\\"\\\\"}'}).encode()
+    found = kept(raw.replace(b"BYTES", b"\xff\x9b"))
+    assert (found["source.ip"], found["http.response.status_code"], found["url.path"]) == ("203.0.113.9", 404, "/a\\x1b")
+    assert found["user_agent.original"] == '\\xff\\x9b"\\'
 
 
 def test_an_error_of_nginx_is_in_the_zone_of_its_host() -> None:
@@ -150,10 +164,11 @@ JSON = st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.dictionaries(st.sampled_from(["t", "l", "in", "tag", "f", "pid", "uid", "unit", "about", "id", "tr", "m"]),
+@given(st.dictionaries(st.sampled_from(["t", "l", "in", "tag", "f", "m", "j", "MESSAGE", "PRIORITY", "__CURSOR", "__REALTIME_TIMESTAMP", "_PID", "_SYSTEMD_UNIT"]),
                        JSON | st.sampled_from(["imfile", "nginx.access", "nginx.error", "postgresql", "packages", "kernel", "notes-security", "journal", WHEN])), JSON)
 def test_whatever_is_sent_is_one_record(given: dict, inner: object) -> None:
     kept(json.dumps(given).encode())
+    kept(json.dumps({"t": "", "j": given}).encode())
     for dataset in records.FILES:
         line(dataset, json.dumps(inner))
         line(dataset, json.dumps(given))

@@ -64,26 +64,28 @@ class World:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.ca = Authority(base)
-        self.store, self.spool = base / "store", base / "spool"
-        self.store.mkdir()
-        self.spool.mkdir()
+        self.store, self.spool = base / "store", base / "spool/files"
+        for folder in (self.store, self.spool, base / "spool/journal", base / "state"):
+            folder.mkdir(parents=True)
+        (base / "positions").mkdir()
         certificate, key = self.ca.give("store1")
         common = {"ca": str(self.ca.path), "port": self.port}
         self.server_settings = {**common, "certificate": str(certificate), "key": str(key), "path": str(self.store), "days": 400, "silent_hours": 3,
                                 "full_percent": 100, "hosts": {"app1": {"app": "notes", "zone": "Etc/UTC"}, "app2": {"app": "", "zone": "Etc/UTC"}}}
         certificate, key = self.ca.give("app1")
-        self.settings = {**common, "certificate": str(certificate), "key": str(key), "server": "store1", "addresses": ["127.0.0.1"], "spool": str(self.spool),
-                         "state": str(base / "state.json"), "limit": 2 << 30, "silence": 900}
+        self.settings = {**common, "certificate": str(certificate), "key": str(key), "server": "store1", "addresses": ["127.0.0.1"], "spool": str(base / "spool"),
+                         "state": str(base / "state"), "positions": str(base / "positions"), "limit": 2 << 30, "silence": 900}
         self.running: dict[str, subprocess.Popen] = {}
         self.written = 0
 
-    def start(self, name: str, **more: object) -> subprocess.Popen:
-        program, verb, settings = {"server": (SERVER, "serve", self.server_settings), "sender": (SENDER, "send", self.settings)}[name]
+    def start(self, name: str, env: dict[str, str] | None = None, **more: object) -> subprocess.Popen:
+        program, verb, settings = {"server": (SERVER, "serve", self.server_settings), "sender": (SENDER, "send", self.settings),
+                                   "collector": (SENDER, "collect", self.settings)}[name]
         config = self.base / f"{name}.json"
         config.write_text(json.dumps(settings))
-        environment = {**os.environ, "REDOUBT_LOGS_CONFIG": str(config), "REDOUBT_LOG_SERVER_CONFIG": str(config)}
+        environment = {**os.environ, "REDOUBT_LOGS_CONFIG": str(config), "REDOUBT_LOG_SERVER_CONFIG": str(config), **(env or {})}
         (self.base / f"{name}.log").write_text("")
-        self.running[name] = subprocess.Popen([sys.executable, "-B", str(program), verb], env=environment, stdout=(self.base / f"{name}.log").open("ab"),
+        self.running[name] = subprocess.Popen([str(program), verb], env=environment, stdout=(self.base / f"{name}.log").open("ab"),
                                               stderr=subprocess.STDOUT, **more)
         if name == "server":
             self.until("Listening", name)
@@ -93,6 +95,9 @@ class World:
         process = self.running.pop(name)
         process.send_signal(how)
         process.wait()
+        if name == "collector":
+            # systemd ends all of a unit.
+            os.killpg(process.pid, signal.SIGKILL)
 
     def write(self, count: int, text: str = "") -> None:
         with (self.spool / "current").open("ab") as sink:
@@ -131,9 +136,8 @@ class World:
 def world(tmp_path: Path) -> Iterator[World]:
     found = World(tmp_path)
     yield found
-    for process in found.running.values():
-        process.kill()
-        process.wait()
+    for name in list(found.running):
+        found.kill(name)
 
 
 def test_everything_arrives_in_order_and_once(world: World) -> None:
@@ -276,6 +280,7 @@ def test_strangers_are_refused_and_that_is_said(world: World) -> None:
     context = ssl.create_default_context(cafile=str(world.ca.path))
     with contextlib.suppress(OSError):
         assert ask(context.wrap_socket(socket.create_connection(("127.0.0.1", world.port)), server_hostname="store1"), OPEN) == b""
+    world.until("PEER_DID_NOT_RETURN_A_CERTIFICATE", "server")
     said = [line for line in world.said("server").splitlines() if "refused" in line]
     assert [re.sub(r".*127\.0\.0\.1: ", "", line) for line in said] == [
         "unable to get local issuer certificate", "the certificate of somebody is none of a host whose logs are kept here",
@@ -310,7 +315,7 @@ def test_what_is_no_relp_ends_the_connection(world: World, frames: bytes) -> Non
 def test_a_full_spool_halts_rsyslog_and_goes_on_when_there_is_room(world: World) -> None:
     rsyslog = subprocess.Popen(["/bin/sh", "-c", "printf rsyslogd >/proc/self/comm; while :; do sleep 0.1; done"])
     try:
-        (world.spool / "rsyslogd.pid").write_text(str(rsyslog.pid))
+        (world.spool / "writer.pid").write_text(str(rsyslog.pid))
         world.settings["limit"] = 5_000_000
         world.start("sender")
         world.write(6000, "x" * 1000)
@@ -320,7 +325,7 @@ def test_a_full_spool_halts_rsyslog_and_goes_on_when_there_is_room(world: World)
         def state() -> str:
             return Path(f"/proc/{rsyslog.pid}/stat").read_text().split()[2]
 
-        world.until("rsyslog is halted", "sender")
+        world.until("nothing is collected", "sender")
         assert state() == "T"
         watch = subprocess.run([sys.executable, "-B", str(SENDER), "watch"], env={**os.environ, "REDOUBT_LOGS_CONFIG": str(world.base / "sender.json")},
                                capture_output=True, text=True, check=False)
@@ -332,6 +337,113 @@ def test_a_full_spool_halts_rsyslog_and_goes_on_when_there_is_room(world: World)
     finally:
         rsyslog.kill()
         rsyslog.wait()
+
+
+def test_after_a_boot_what_may_not_have_reached_the_disk_is_read_again(world: World) -> None:
+    positions = world.base / "positions"
+
+    def run(boot: str) -> str:
+        config = world.base / "sender.json"
+        return subprocess.run([sys.executable, "-B", str(SENDER), "rewind"], env={**os.environ, "REDOUBT_LOGS_CONFIG": str(config), "REDOUBT_BOOT": boot},
+                              capture_output=True, text=True, check=True).stdout
+
+    (positions / "imjournal.state").write_text("at the checkpoint")
+    world.start("server")
+    world.start("sender", env={"REDOUBT_BOOT": "one"})
+    world.write(100)
+    world.wait()
+    world.write(100)
+    world.wait()
+    time.sleep(1.5)
+    world.kill("sender")
+    # rsyslog has read on, and the power goes: of the spool's last lines the disk has none, of the positions it has.
+    (positions / "imjournal.state").write_text("later")
+    (positions / "imfile-state:1").write_text("later")
+    current = world.spool / "current"
+    current.write_bytes(b"".join(current.read_bytes().splitlines(True)[:150]))
+    assert run("one") == "" and (positions / "imjournal.state").read_text() == "later"
+    assert "has booted" in run("two")
+    assert {path.name: path.read_text() for path in positions.iterdir()} == {"imjournal.state": "at the checkpoint"}
+    # What rsyslog writes now is delivered, although as much was acknowledged of this file before.
+    world.write(20)
+    world.start("sender", env={"REDOUBT_BOOT": "two"})
+    world.wait()
+
+
+# --- The journal -----------------------------------------------------------------------------------------------------
+
+# Stands in for the program: all entries after a cursor, and then those that come.
+JOURNALCTL = """#!{python} -B
+import json, sys, time
+after = next((int(word.split("=")[1]) for word in sys.argv if word.startswith("--after-cursor=")), -1)
+position = 0
+while True:
+    for line in open("{entries}").read().splitlines(True)[position:]:
+        if not line.endswith("\\n"):
+            break
+        position += 1
+        if position - 1 > after:
+            sys.stdout.write(line)
+    sys.stdout.flush()
+    time.sleep(0.01)
+"""
+
+
+class Journal:
+    def __init__(self, world: World) -> None:
+        self.world, self.count = world, 0
+        self.entries = world.base / "entries"
+        self.entries.touch()
+        programs = world.base / "programs"
+        programs.mkdir()
+        (programs / "journalctl").write_text(JOURNALCTL.format(python=sys.executable, entries=self.entries))
+        (programs / "journalctl").chmod(0o755)
+        self.env = {"PATH": f"{programs}:{os.environ['PATH']}"}
+
+    def start(self) -> None:
+        self.world.start("collector", env=self.env, start_new_session=True)
+
+    def say(self, count: int, text: str = "") -> None:
+        with self.entries.open("a") as sink:
+            for _ in range(count):
+                sink.write(json.dumps({"MESSAGE": f"{self.world.written} {text}", "__CURSOR": str(self.count), "PRIORITY": "6"}) + "\n")
+                self.world.written += 1
+                self.count += 1
+
+
+def test_the_journal_arrives_whoever_is_killed(world: World) -> None:
+    journal = Journal(world)
+    world.start("server")
+    world.start("sender")
+    journal.start()
+    for victim in ("collector", "sender", "collector", "collector"):
+        journal.say(5000, "x" * 300)
+        time.sleep(0.3)
+        world.kill(victim)
+        # As a kill may leave it.
+        if victim == "collector":
+            with (world.base / "spool/journal/current").open("ab") as sink:
+                sink.write(b'{"t":"","j":{"MESSAGE": "hal')
+        journal.say(10)
+        journal.start() if victim == "collector" else world.start(victim)
+    found = world.wait()
+    # Numbered files were given up by the collector, and removed.
+    assert len(list((world.base / "spool/journal").glob("[0-9]*"))) <= 1
+    # Its cursor is in the spool, so that nothing of the journal is read twice; what is sent twice was not acknowledged.
+    assert len(found) - len(set(found)) < 6000
+
+
+def test_a_huge_entry_is_cut_and_the_next_is_there(world: World) -> None:
+    journal = Journal(world)
+    world.start("server")
+    world.start("sender")
+    journal.say(1, "x" * 2_000_000)
+    with journal.entries.open("a") as sink:
+        sink.write(json.dumps({"MESSAGE": [*b"1 ", *([255] * 300_000)], "__CURSOR": "1", "PRIORITY": "6"}) + "\n")
+    world.written, journal.count = 2, 2
+    journal.say(1)
+    journal.start()
+    assert world.wait() == [0, 1, 2]
 
 
 # --- The store -------------------------------------------------------------------------------------------------------
@@ -376,13 +488,13 @@ class Collector:
         self.listener = socket.create_server(("127.0.0.1", port))
         self.messages: list[dict] = []
 
-    def take(self, least: int, seconds: float = 20) -> None:
-        """One connection, until so many messages have come."""
+    def take(self, last: str, seconds: float = 20) -> None:
+        """One connection, until a message has come."""
         self.listener.settimeout(seconds)
         with self.context.wrap_socket(self.listener.accept()[0], server_side=True) as connection:
             connection.settimeout(seconds)
-            buffer, wanted = b"", len(self.messages) + least
-            while len(self.messages) < wanted:
+            buffer = b""
+            while not self.messages or self.messages[-1]["message"] != last:
                 buffer += connection.recv(65536)
                 while (found := re.match(rb"(\d+) ", buffer)) and len(buffer) >= found.end() + int(found[1]):
                     frame, buffer = buffer[found.end() : found.end() + int(found[1])], buffer[found.end() + int(found[1]) :]
@@ -412,13 +524,12 @@ def test_records_are_sent_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     started = forward.Forwarder(root, tmp_path / "positions.json", {"host": "siem.test", "port": port, "ca": str(authority.path)})
     threading.Thread(target=started.run, daemon=True).start()
     write(day, 1, 2)
-    collector.take(2)
+    collector.take("2\u00e9\n")
     # While nobody listens, a day ends, is compressed, and another begins.
     write(day, 3)
     store.compress(day)
     write(root / "app1" / "2026-11-27.jsonl", 4, 5)
-    while collector.messages[-1]["message"] != "5\u00e9\n":
-        collector.take(1)
+    collector.take("5\u00e9\n")
     numbers = list(dict.fromkeys(int(message["message"].rstrip("\n\u00e9")) for message in collector.messages))
     # What was there before the first start is not sent.
     assert numbers == [1, 2, 3, 4, 5]

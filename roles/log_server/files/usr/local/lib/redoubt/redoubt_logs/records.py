@@ -36,7 +36,13 @@ DPKG = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?P<action>install|upgrade|re
                   r"(?::\S+)?(?P<versions>(?: \S+)*)")
 AUDIT = re.compile(r"type=(?P<type>[A-Z0-9_]{1,40}) msg=audit\((?P<seconds>\d{9,10})\.(?P<thousandths>\d{3}):(?P<number>\d{1,12})\)")
 AUDIT_KEY = re.compile(r' key="([a-z-]{1,31})"')
+CURSOR = re.compile("s=([0-9a-f]{32});i=([0-9a-f]{1,16});")
+EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+# The year 2200, in microseconds.
+LATEST = 7258118400 * 1_000_000
 PACKET = re.compile(r"\b(SRC|DST|PROTO|DPT)=([0-9A-Za-z.:]{1,45})")
+# What stands behind a backslash, each only once.
+ESCAPE = re.compile(r"\\(?:x[0-9a-f]{2}|.)", re.DOTALL)
 # Half of a character. Python's `surrogateescape` has one for a byte that is no UTF-8, too.
 NO_TEXT = re.compile("[\ud800-\udfff]")
 
@@ -55,6 +61,13 @@ def text(value: Any, longest: int = LONGEST_FIELD) -> str:
 def shown(found: re.Match) -> str:
     code = ord(found[0])
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else "\N{REPLACEMENT CHARACTER}"
+
+
+def single(value: Any) -> Any:
+    """A field of the journal as journalctl writes it: bytes that are no text as numbers, and several of one name as a list."""
+    if isinstance(value, list) and value and all(isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 256 for item in value):
+        return bytes(value).decode("utf-8", "surrogateescape")
+    return single(value[0]) if isinstance(value, list) and value and isinstance(value[0], (str, list)) else value
 
 
 def number(value: Any) -> int | float | None:
@@ -121,16 +134,20 @@ class Reader:
             kind = kind if DATASET.fullmatch(kind) else "journal"
             found = {"event.dataset": kind, "service.name": kind.split(".")[0], "log.file.path": text(given.get("f")), "message": message}
             return {**found, **FILES.get(kind, lambda _: {})(message), **self.local(kind, message)}
-        level = number(given.get("l"))
+        entry = {name: single(value) for name, value in given["j"].items()} if isinstance(given.get("j"), dict) else {"MESSAGE": message}
+        message = text(entry.get("MESSAGE"), 1 << 20)
+        level, micros, cursor = number(entry.get("PRIORITY")), number(entry.get("__REALTIME_TIMESTAMP")), CURSOR.match(text(entry.get("__CURSOR")))
         found = fields(
+            **{"@timestamp": stamp(EPOCH + datetime.timedelta(microseconds=micros)) if isinstance(micros, int) and 0 <= micros < LATEST else None},
             log__level=LEVELS[level] if isinstance(level, int) and 0 <= level < len(LEVELS) else "info",
-            process__pid=number(given.get("pid")),
-            user__id=number(given.get("uid")),
-            systemd__unit=text(given.get("about") or given.get("unit")),
-            service__name=text(given.get("id")),
+            log__id=cursor and f"{cursor[1]}:{cursor[2]}",
+            process__pid=number(entry.get("_PID")),
+            user__id=number(entry.get("_UID")),
+            systemd__unit=text(entry.get("UNIT") or entry.get("_SYSTEMD_UNIT")),
+            service__name=text(entry.get("SYSLOG_IDENTIFIER")),
             message=message,
         )
-        return {**found, **self.journal(given, message)}
+        return {**found, **self.journal(entry, message)}
 
     def local(self, kind: str, message: str) -> dict[str, Any]:
         """The time of a file whose lines have that of the host's zone, without a word of the zone."""
@@ -141,8 +158,8 @@ class Reader:
             return {"@timestamp": datetime.datetime(*map(int, found.groups()), tzinfo=self.zone).isoformat()}
         return {}
 
-    def journal(self, given: dict[str, Any], message: str) -> dict[str, Any]:
-        identifier, unit, way = (text(given.get(name)) for name in ("id", "unit", "tr"))
+    def journal(self, entry: dict[str, Any], message: str) -> dict[str, Any]:
+        identifier, unit, way = (text(entry.get(name)) for name in ("SYSLOG_IDENTIFIER", "_SYSTEMD_UNIT", "_TRANSPORT"))
         if way == "kernel":
             return {"service.name": "kernel", **(packet(message) if message.startswith("redoubt-drop") else {"event.dataset": "journal"})}
         if way == "audit":
@@ -159,7 +176,7 @@ class Reader:
         if identifier in ("redoubt-release", "release"):
             return {"event.dataset": "app.release"}
         # What systemd says of a unit is of the unit's kind. Others may claim to speak of one.
-        about = text(given.get("about")) if unit == "init.scope" else unit
+        about = text(entry.get("UNIT")) if unit == "init.scope" else unit
         dataset = next((name for start, name in UNITS if about.startswith(start)), None) or IDENTIFIERS.get(identifier)
         if dataset == "log_server":
             return {"event.dataset": dataset, **server(message)}
@@ -167,11 +184,12 @@ class Reader:
 
 
 def parsed(message: str) -> dict[str, Any]:
-    try:
-        found = json.loads(message)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    """The object that a line is. A visitor's byte that is no UTF-8, which stands here as `\\xff`, is no reason not to know who he was."""
+    for line in (message, ESCAPE.sub(lambda found: found[0].replace("\\x", "\\\\x"), message)):
+        with contextlib.suppress(ValueError, RecursionError):
+            found = json.loads(line)
+            return found if isinstance(found, dict) else {}
+    return {}
 
 
 def nginx_access(message: str) -> dict[str, Any]:

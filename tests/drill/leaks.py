@@ -8,7 +8,7 @@ import subprocess
 
 # Forms in which a secret may be in a log, and the search itself, on the host. What is found is said by name and place.
 SEARCH = r"""
-import base64, glob, gzip, lzma, os, re, subprocess, sys, urllib.parse
+import base64, glob, gzip, lzma, os, subprocess, urllib.parse
 
 def forms(value):
     found = {value, json.dumps(value)[1:-1], urllib.parse.quote(value), urllib.parse.quote_plus(value)}
@@ -26,7 +26,6 @@ for path in ["/etc/redoubt/pki/host.key", *glob.glob("/etc/ssh/ssh_host_*_key")]
         # The first line of an SSH key is the same for all of them.
         secrets |= {f"{path} line {number}": line for number, line in enumerate(lines) if number}
 names = {form: name for name, value in secrets.items() for form in forms(value)}
-pattern = re.compile(b"|".join(re.escape(form) for form in sorted(names, key=len, reverse=True)))
 longest = max(map(len, names))
 found, read = {}, 0
 
@@ -35,9 +34,12 @@ def look(place, source):
     rest = b""
     while block := source.read(1 << 20):
         read += len(block)
-        for match in pattern.finditer(rest + block):
-            found.setdefault(place, set()).add(names[match[0]])
-        rest = (rest + block)[-longest:]
+        block = rest + block
+        # Quicker by far than one expression of all of them.
+        for form, name in names.items():
+            if form in block:
+                found.setdefault(place, set()).add(name)
+        rest = block[-longest:]
 
 files = [os.path.join(folder, name) for root in ["/var/log", "/var/spool/redoubt-logs"] for folder, _, names_ in os.walk(root) for name in names_]
 for path in sorted(files):

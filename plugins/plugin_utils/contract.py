@@ -1204,6 +1204,59 @@ def backup_passes_differ(value, values):
         yield "is the same as app_backup_database_pass: put another into the vault, so that the loss of one is not that of both"
 
 
+@rule("logs_spool_max")
+def logs_spool_max(value, values):
+    if value < 64 << 20:
+        yield f"is {value} bytes, which a busy minute fills: give it 67108864 (64 MiB) or more"
+
+
+@rule("logs_longest")
+def logs_longest(value, values):
+    found = re.fullmatch(r"(\d{1,6})k", value)
+    if not found or not 8 <= int(found[1]) <= 64:
+        yield f"is {value!r}: write 8k to 64k, so that a line with each of its bytes escaped is one record"
+
+
+@rule("logs_files")
+def logs_files(value, values):
+    for index, item in enumerate(value):
+        path = item.get("path", "")
+        if not re.fullmatch(r"(/[A-Za-z0-9@._-]+)*/[A-Za-z0-9@._*-]+", path) or ".." in path.split("/"):
+            yield f"is {path!r}: write an absolute path of letters, digits and @ . _ -, with * in its last part only", (index, "path")
+        elif path.startswith(("/home/", "/root/", "/tmp/", "/var/tmp/", "/proc/", "/dev/")):
+            yield f"is {path!r}, which rsyslog does not see: let it be written below /var/log or /srv", (index, "path")
+        if not re.fullmatch("[a-z][a-z0-9._-]{0,39}", item.get("dataset", "")):
+            yield f"is {item.get('dataset')!r}: write small letters, digits, dots, dashes and underscores, a letter first", (index, "dataset")
+
+
+@rule("log_server_on_calendar")
+def log_server_on_calendar(value, values):
+    sentence = calendar_problem(value)
+    if sentence:
+        yield sentence
+
+
+@rule("log_server_path")
+def log_server_path(value, values):
+    if not re.fullmatch(r"(/[A-Za-z0-9@._-]+){2,}", value) or ".." in value.split("/"):
+        yield f"is {value!r}: write an absolute path of letters, digits and @ . _ -, below a folder, as /var/log/redoubt is"
+
+
+@rule("log_server_retention_days")
+def log_server_retention_days(value, values):
+    if value < 2:
+        yield f"is {value}: keep two days or more, or today's logs are removed while they are written"
+
+
+@rule("log_server_forward")
+def log_server_forward(value, values):
+    host, ca = value.get("host", ""), value.get("ca", "")
+    if value and (not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?", host) or host.replace(".", "").isdigit()):
+        yield f"is {host!r}: write the collector's name as its certificate has it", ("host",)
+    if ca and certificates_problem(ca):
+        yield certificates_problem(ca), ("ca",)
+
+
 @rule("base_addresses", "pki_addresses")
 def addresses(value, values):
     for index, address in enumerate(value):

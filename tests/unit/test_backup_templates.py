@@ -23,7 +23,7 @@ class Host:
     def __init__(self, name: str, groups: dict[str, list[str]], release: int = 13, **inventory: object) -> None:
         self.loader = DataLoader()
         values: dict = {}
-        for role in ("site", "base", "firewall", "postgres", "pki", "backup", "backup_server"):
+        for role in ("site", "base", "firewall", "postgres", "pki", "backup", "backup_server", "logs", "log_server"):
             for kind in ("defaults", "vars"):
                 path = ROOT / f"roles/{role}/{kind}/main.yml"
                 if path.exists():

@@ -113,6 +113,9 @@ class World:
         lines = b"".join(path.read_bytes() for path in sorted((self.store / host).glob("*.jsonl"))) if (self.store / host).exists() else b""
         return [int(json.loads(line)["message"].split()[0]) for line in lines[:lines.rfind(b"\n") + 1].splitlines()]
 
+    def size(self) -> int:
+        return sum(path.stat().st_size for path in self.store.glob("app1/*.jsonl"))
+
     def wait(self, seconds: float = 60) -> list[int]:
         """Until everything written has arrived; what arrived, duplicates included."""
         deadline = time.monotonic() + seconds
@@ -157,19 +160,26 @@ def test_everything_arrives_in_order_and_once(world: World) -> None:
     assert (world.spool / "current").exists()
 
 
-@pytest.mark.parametrize("victim", ["server", "sender"])
-def test_who_is_killed_loses_nothing(world: World, victim: str) -> None:
+@pytest.mark.parametrize("victims", [("server",), ("sender",), ("server", "sender")])
+def test_who_is_killed_loses_nothing(world: World, victims: tuple[str, ...]) -> None:
     world.start("server")
     world.start("sender")
-    for number in range(1, 7):
-        world.write(4000, "x" * 300)
+    for number in range(1, 6):
+        before = world.size()
+        world.write(8000, "x" * 300)
         if number % 2:
             world.rotate(number)
         world.write(1)
-        time.sleep(0.15 * number)
-        world.kill(victim)
+        # In the middle of it.
+        deadline = time.monotonic() + 20
+        while world.size() == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        for victim in victims:
+            world.kill(victim)
         world.write(100)
-        world.start(victim)
+        for victim in victims:
+            world.start(victim)
     world.wait()
 
 

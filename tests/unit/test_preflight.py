@@ -575,6 +575,34 @@ def test_who_gets_the_roles_of_the_backups():
     assert not {"pki", "backup", "backup_server"} & contract.roles_of(["logs"], backups=True)
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"logs_spool_max": 64 << 20, "logs_longest": "64k", "logs_files": [{"path": "/srv/x/*.log", "dataset": "a.b"}], "log_server_path": "/var/log/redoubt",
+          "log_server_retention_days": 2, "log_server_forward": {"host": "siem.example.org"}, "log_server_on_calendar": "daily"}, None),
+        ({"logs_spool_max": 1000}, "logs_spool_max is 1000 bytes, which a busy minute fills"),
+        ({"logs_longest": "1m"}, "logs_longest is '1m': write 8k to 64k"),
+        ({"logs_longest": "65k"}, "logs_longest is '65k'"),
+        ({"logs_files": [{"path": "x.log", "dataset": "a"}]}, "logs_files[0].path is 'x.log': write an absolute path"),
+        ({"logs_files": [{"path": '/x/"y', "dataset": "a"}]}, "logs_files[0].path is '/x/\"y'"),
+        ({"logs_files": [{"path": "/a*/x", "dataset": "a"}]}, "logs_files[0].path is '/a*/x'"),
+        ({"logs_files": [{"path": "/tmp/x", "dataset": "a"}]}, "logs_files[0].path is '/tmp/x', which rsyslog does not see"),
+        ({"logs_files": [{"path": "/srv/x", "dataset": "A b"}]}, "logs_files[0].dataset is 'A b'"),
+        ({"log_server_path": "logs"}, "log_server_path is 'logs'"),
+        ({"log_server_path": "/var"}, "log_server_path is '/var'"),
+        ({"log_server_retention_days": 0}, "log_server_retention_days is 0: keep two days or more"),
+        ({"log_server_on_calendar": "0 1 * * *"}, "log_server_on_calendar is '0 1 * * *', which is cron's form"),
+        ({"log_server_forward": {}}, None),
+        ({"log_server_forward": {"port": 6514}}, "log_server_forward.host is ''"),
+        ({"log_server_forward": {"host": "192.0.2.1"}}, "log_server_forward.host is '192.0.2.1': write the collector's name"),
+        ({"log_server_forward": {"host": "siem.test", "ca": "x"}}, "log_server_forward.ca "),
+    ],
+)
+def test_values_of_the_logs(changes, sentence):
+    found = problems(**changes)
+    assert len(found) == 1 and found[0].startswith(sentence) if sentence else found == [], found
+
+
 def test_who_gets_the_roles_of_the_logs():
     for group in ("web", "db", "backups"):
         assert {"pki", "logs"} <= contract.roles_of([group], logs=True) and "log_server" not in contract.roles_of([group], logs=True)

@@ -1,4 +1,5 @@
 # {{ ansible_managed }}
+import logging
 import os
 
 # The socket is systemd's: gunicorn takes it over and listens on nothing else.
@@ -15,6 +16,20 @@ forwarded_allow_ips = "*"
 control_socket_disable = True
 accesslog = None
 errorlog = "-"
+
+# What gunicorn itself says of an error is one entry of the journal, as what the project says is. Without the guard each line is one.
+try:
+    from gunicorn.glogging import Logger
+    from redoubt_guard.logs import JournalHandler
+
+    class logger_class(Logger):
+        def _set_handler(self, log, *words, **named):
+            super()._set_handler(log, *words, **named)
+            for handler in log.handlers:
+                if type(handler) is logging.StreamHandler:
+                    handler.__class__ = JournalHandler
+except ImportError:
+    pass
 
 # gunicorn sends the headers and the body one after the other. A worker that is killed in between leaves nginx with an answer that has
 # begun, which it cannot ask for again: the first piece of the body goes with the headers. A gunicorn built otherwise is left as it is.

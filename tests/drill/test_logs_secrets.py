@@ -25,7 +25,7 @@ def test_the_search_finds_what_is_logged_on_purpose(answers, lab) -> None:
 import base64, gzip, os, subprocess, urllib.parse
 os.mkdir({folder!r}, 0o700)
 subprocess.run(["systemd-cat", "--identifier=drill"], input={planted["journal"]!r}.encode(), check=True)
-subprocess.run(["systemd-cat", "--identifier=drill"], input=b"begin " + base64.b64encode(b"user:" + {planted["encoded"]!r}.encode()), check=True)
+subprocess.run(["systemd-cat", "--identifier=drill"], input=b"{folder[9:]} " + base64.b64encode(b"user:" + {planted["encoded"]!r}.encode()), check=True)
 open({folder!r} + "/file", "wb").write(b"x" * ((1 << 20) - 9) + {planted["file"]!r}.encode())
 open({folder!r} + "/quoted", "w").write("GET /?token=" + urllib.parse.quote({planted["quoted"]!r}, safe=""))
 gzip.open({folder!r} + "/old.gz", "wb").write(b"x" + {planted["compressed"]!r}.encode())
@@ -37,7 +37,7 @@ gzip.open({folder!r} + "/old.gz", "wb").write(b"x" + {planted["compressed"]!r}.e
         answers.web.check_output("rm -r %s", folder)
     assert {place.removeprefix(folder): names for place, names in found.items() if place == "journal" or place.startswith(folder)} == {
         "journal": ["encoded", "journal"], "/file": ["file"], "/quoted": ["quoted"], "/old.gz": ["compressed"]}
-    answers.wait("show", "--dataset", "journal", "--text", "begin ", "--host", lab.web)
+    answers.wait("show", "--dataset", "journal", "--text", folder[9:], "--host", lab.web)
     arrived = leaks.search(lab, lab.groups["logs"][0], planted)["found"]
     assert [sorted(names) for place, names in arrived.items() if place.startswith(f"/var/log/redoubt/{lab.web}/")] == [["encoded", "journal"]]
 

@@ -11,6 +11,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -281,7 +282,10 @@ def test_a_day_that_was_compressed_in_pieces_is_read_whole(store, ask) -> None:
     assert ask.told == ""
 
 
-def test_while_a_day_is_compressed_it_is_read_once(store, ask) -> None:
+@pytest.mark.parametrize("last", [False, True])
+def test_while_a_day_is_compressed_it_is_read_once(store, ask, monkeypatch, last: bool) -> None:
+    """Whichever of its two forms the folder names first."""
+    monkeypatch.setattr(Path, "iterdir", lambda folder: (folder / name for name in sorted(os.listdir(folder), reverse=last)))
     (store / "app1/2026-03-03.jsonl.gz").write_bytes(b"\x1f\x8b\x08half")
     assert len(objects(ask("errors", "--json"))) == 2
     assert ask.told == ""
@@ -407,14 +411,19 @@ def test_a_file_is_the_callers_alone_and_never_another(ask, tmp_path, name: str)
 
 @pytest.fixture
 def follower(store):
-    running = []
+    running, timers = [], []
 
     def start(*words: str) -> subprocess.Popen:
         command = [sys.executable, "-u", str(PROGRAM), *words, "--follow", "--json", "--store", str(store)]
         running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        # What is never told ends the test, instead of being waited for.
+        timers.append(threading.Timer(45, running[-1].kill))
+        timers[-1].start()
         return running[-1]
 
     yield start
+    for timer in timers:
+        timer.cancel()
     for process in running:
         process.kill()
         process.communicate()

@@ -158,7 +158,7 @@ def test_passwords_are_readable_by_their_own_user_alone(fleet) -> None:
 
 
 def test_neither_password_nor_verifier_is_in_the_servers_log(fleet, lab) -> None:
-    log = fleet.database.check_output("cat /var/log/postgresql/*.log")
+    log = fleet.database.check_output("cat /var/log/postgresql/*.log /var/log/postgresql/json/*.json")
     assert "connection authorized" in log
     assert "SCRAM-SHA-256$" not in log
     assert lab.vars(lab.web)["app_database_password"] not in log

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from test_backup_templates import ADDRESSES, Host
 
@@ -49,6 +51,9 @@ def test_the_server_knows_each_host_and_its_application() -> None:
     given = {"host": "siem.test", "ca": "-----BEGIN…"}
     assert Host("store1", FLEET, log_server_forward=given)["__log_server_settings"]["forward"] == {
         "host": "siem.test", "port": 6514, "ca": "/etc/redoubt/log-server/forward.pem"}
+    host = Host("store1", FLEET, log_server_forward=given)
+    assert json.loads(host["__log_server_files"][0]["content"])["port"] == 8440
+    assert host["__log_server_forward_files"][0]["content"] == "-----BEGIN…\n"
 
 
 def test_postgresql_logs_as_json_where_it_is_shipped_and_as_it_did_elsewhere() -> None:

@@ -84,11 +84,11 @@ def vault(lab) -> dict[str, str]:
 
 
 def statements(lab, db: str, role: str, password: str) -> None:
-    """What an administrator types at psql about a password, right and wrong, fast and slow."""
+    """What an administrator types at psql about a password: right and wrong, fast and slow, and in one request with another statement."""
     script = f"""
 import subprocess
 for statement in ("CREATE ROLE {role} PASSWORD '%s'", "ALTER ROLE {role} PASSWORD '%s'", "CREATE ROLE {role} PASSWORD '%s'", "ALTER ROLE {role} PASWORD '%s'",
-                  "SELECT pg_sleep(0.7), '%s'", "DROP ROLE {role}; SELECT '%s'"):
+                  "SELECT pg_sleep(0.7), '%s'", "DROP ROLE {role} \\\\; SELECT '%s'"):
     subprocess.run(["runuser", "-u", "postgres", "--", "psql", "-Xq", "-d", "postgres"], input=statement % {json.dumps(password)}, text=True, capture_output=True, cwd="/")
 """
     at(lab, db, script)

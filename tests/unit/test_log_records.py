@@ -110,6 +110,20 @@ def test_an_error_of_nginx_is_in_the_zone_of_its_host() -> None:
     assert (found["@timestamp"], found["log.level"], found["process.pid"], found["source.ip"]) == ("2026-11-26T20:44:45.000000Z", "err", 33, "2001:db8::9")
 
 
+def test_no_query_string_of_nginx_errors_is_kept() -> None:
+    text = '2026/11/26 21:44:45 [error] 3#3: *5 upstream failed, client: 192.0.2.1, server: x, request: "GET /reset?token=s3cret HTTP/2.0", upstream: '
+    found = line("nginx.error", text + '"http://unix:/x:/reset?token=s3cret", referrer: "https://x/?key=s3cret"')
+    assert "s3cret" not in json.dumps(found) and 'request: "GET /reset HTTP/2.0"' in found["message"]
+
+
+def test_an_event_of_a_unit_that_is_not_the_applications_is_none() -> None:
+    assert journal("{}", id="notes-security", tr="journal", unit="evil.service")["event.dataset"] == "journal"
+
+
+def test_an_unknown_zone_and_a_huge_number_stop_nothing() -> None:
+    kept(b'{"in":"imfile","tag":"nginx.access","m":"{\\"status\\": ' + b"9" * 400 + b'}"}', records.Reader("app1", "notes", "Nowhere/Land"))
+
+
 def test_a_statement_of_postgresql() -> None:
     text = {"timestamp": "2026-11-26 20:44:45.123 UTC", "user": "notes", "dbname": "notes", "pid": 7, "error_severity": "ERROR", "state_code": "23505",
             "application_name": "psql", "message": "duplicate key", "detail": "Key exists.", "statement": "INSERT …", "backend_type": "client backend"}

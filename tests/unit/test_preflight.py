@@ -682,7 +682,7 @@ INVENTORY = {
     "base_admins": [{"name": "ops", "keys": [PUBLIC]}],
     "ansible_user": "ops",
 }
-HOSTS = {"web": {"hosts": {"app1": None}}, "db": {"hosts": {"app1": None}}, "logs": {"hosts": {"store1": None}}}
+HOSTS = {"web": {"hosts": {"app1": None}}, "db": {"hosts": {"app1": None}}}
 
 
 class Run:
@@ -761,7 +761,7 @@ def test_secret_values_are_never_shown(run):
 
 def test_places_of_single_hosts(run):
     run.hosts["web"]["hosts"]["app1"] = {"app_max_body_size": "10MB"}
-    run.hosts["logs"]["hosts"]["store1"] = {"app_nme": "x"}
+    run.hosts["logs"] = {"hosts": {"store1": {"app_nme": "x"}}}
     run.hosts["db"]["hosts"]["app2"] = {"ansible_host": "192.0.2.1"}
     run.hosts["web"]["hosts"]["app2"] = {}
     run.hosts["logs"]["hosts"]["app3"] = {"ansible_host": "192.0.2.1"}
@@ -776,6 +776,13 @@ def test_extra_variables_of_the_command_line(run):
     answer = run("-e", "app_releases_kept=3")
     assert "app_releases_kept is the text '3' but must be a whole number" in answer.stdout
     assert run("-e", '{"app_releases_kept": 3}').returncode == 0
+
+
+def test_logs_that_are_received_need_the_ca_and_addresses(run):
+    run.hosts["logs"] = {"hosts": {"store1": {}}}
+    answer = run()
+    for sentence in ("pki_ca_certificate is required", "vault_pki_ca_key is not defined, but pki_ca_key", "base_addresses of app1 is empty", "base_addresses of store1 is empty"):
+        assert sentence in answer.stdout
 
 
 def test_the_environments_own_ca_is_asked_for_where_it_signs(run):

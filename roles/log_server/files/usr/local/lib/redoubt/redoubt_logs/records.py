@@ -31,6 +31,7 @@ DATASET = re.compile("[a-z][a-z0-9._-]{0,39}")
 LOCAL = re.compile(r"(\d{4})[/-](\d\d)[/-](\d\d) (\d\d):(\d\d):(\d\d) ")
 NGINX_ERROR = re.compile(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d \[(?P<level>\w+)\] (?P<pid>\d+)#\d+: (?P<text>.*)", re.DOTALL)
 NGINX_CLIENT = re.compile(r", client: ([0-9a-f.:]{2,45}), server: ")
+QUERY = re.compile(r"""((?:request|referrer|upstream): "[^"?]*)\?[^" ]*""")
 DURATION = re.compile(r"duration: (\d{1,15}\.\d{1,6}) ms")
 DPKG = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?P<action>install|upgrade|remove|purge|configure|trigproc|status [a-z-]+) (?P<package>[a-z0-9.+-]+)"
                   r"(?::\S+)?(?P<versions>(?: \S+)*)")
@@ -73,7 +74,7 @@ def single(value: Any) -> Any:
 def number(value: Any) -> int | float | None:
     try:
         found = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     if not -LARGEST < found < LARGEST:
         return None
@@ -89,14 +90,18 @@ class Reader:
     """What one host's records are made of."""
 
     def __init__(self, host: str, app: str = "", zone: str = "Etc/UTC") -> None:
-        self.host, self.app, self.zone = host, app, zoneinfo.ZoneInfo(zone)
+        self.host, self.app = host, app
+        try:
+            self.zone: datetime.tzinfo = zoneinfo.ZoneInfo(zone)
+        except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
+            self.zone = datetime.UTC
 
     def record(self, raw: bytes, now: datetime.datetime) -> bytes:
         """The line that is kept of what a host has sent."""
         try:
             given = json.loads(raw.decode("utf-8", "surrogateescape"))
             found = self.fields(given)
-        except (ValueError, AttributeError, RecursionError):
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             # No object, so that it is no rsyslog of ours: kept as what it is.
             given, found = {}, fields(event__dataset="journal", message=raw.decode("utf-8", "surrogateescape"))
         message = text(found.pop("message", ""), LONGEST + 1)
@@ -166,7 +171,7 @@ class Reader:
             return {"service.name": "kernel", "event.dataset": "audit"}
         if self.app:
             # What a project prints has another way into the journal than what the guard sends.
-            if identifier == f"{self.app}-security" and way == "journal":
+            if identifier == f"{self.app}-security" and way == "journal" and unit.startswith((f"{self.app}@", f"{self.app}-")):
                 return {"service.name": self.app, "event.dataset": "django.security", **security(message)}
             if unit.startswith(f"{self.app}@"):
                 return {"service.name": self.app, "event.dataset": "django"}
@@ -223,7 +228,9 @@ def nginx_error(message: str) -> dict[str, Any]:
     client = NGINX_CLIENT.search(found["text"])
     return fields(
         log__level=NGINX_LEVELS.get(found["level"], found["level"] if found["level"] in LEVELS else "err"),
-        process__pid=number(found["pid"]), source__ip=client and client[1], message=found["text"],
+        process__pid=number(found["pid"]), source__ip=client and client[1],
+        # Query strings hold secrets, as in the access log, which has none.
+        message=QUERY.sub(r"\1", found["text"]),
     )
 
 

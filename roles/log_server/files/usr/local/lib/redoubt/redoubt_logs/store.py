@@ -70,36 +70,42 @@ def whole(file: int, end: int) -> int:
 
 
 def compress(path: Path) -> None:
-    """Replace a day's file by its compressed form. Either of the two is there at any moment, and read by its name."""
+    """Put a day's file behind what is compressed of it: a clock that was ahead may have closed that day before."""
+    packed = path.with_name(f"{path.name}.gz")
     fresh = path.with_name(f"{path.name}.gz.new")
     with path.open("rb") as source, fresh.open("wb") as sink:
         os.fchmod(sink.fileno(), 0o640)
-        with gzip.GzipFile(filename="", fileobj=sink, mode="wb", compresslevel=6, mtime=0) as packed:
-            shutil.copyfileobj(source, packed, 1 << 20)
+        if packed.exists():
+            with packed.open("rb") as before:
+                shutil.copyfileobj(before, sink, 1 << 20)
+        with gzip.GzipFile(filename="", fileobj=sink, mode="wb", compresslevel=6, mtime=0) as member:
+            shutil.copyfileobj(source, member, 1 << 20)
         sink.flush()
         os.fsync(sink.fileno())
-    fresh.rename(path.with_name(f"{path.name}.gz"))
+    fresh.rename(packed)
     path.unlink()
 
 
 def keep(root: Path, days: int, today: datetime.date) -> list[str]:
-    """Compress the days before yesterday's midnight and remove those that are too old; what was done, in sentences.
+    """Remove days that are too old, and compress those before yesterday; what was done, in sentences.
 
-    Yesterday's file may still be written to, by a connection that began a write before midnight: it is left alone for a day.
+    A day is too old when so many days with records came after it, and not only by the clock: one that is wrong removes nothing. Yesterday's file may
+    still be written to, by a connection that began a write before midnight: it is left alone for a day.
     """
     done = []
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink()):
-        for path in sorted(folder.iterdir()):
-            found = DAY.fullmatch(path.name)
-            if path.name.endswith(".gz.new"):
-                path.unlink()
-            if not found or path.is_symlink():
-                continue
-            age = (today - datetime.date.fromisoformat(found[1])).days
-            if age > days:
-                path.unlink()
-                done.append(f"Removed {folder.name}/{path.name}.")
-            elif age > 1 and not found[2]:
-                compress(path)
-                done.append(f"Compressed {folder.name}/{path.name}.")
+    found = [(path, match[1], bool(match[2])) for folder in sorted(root.iterdir()) if folder.is_dir() and not folder.is_symlink()
+             for path in sorted(folder.iterdir()) if (match := DAY.fullmatch(path.name)) and not path.is_symlink()]
+    known = sorted({day for _, day, _ in found})
+    for path, day, packed in found:
+        age = (today - datetime.date.fromisoformat(day)).days
+        if age > days and len(known) - known.index(day) > days:
+            path.unlink()
+            done.append(f"Removed {path.parent.name}/{path.name}.")
+        elif age > 1 and not packed:
+            path.with_name(f"{path.name}.gz.new").unlink(missing_ok=True)
+    # What needs room comes after what gives some.
+    for path, day, packed in found:
+        if (today - datetime.date.fromisoformat(day)).days > 1 and not packed and path.exists():
+            compress(path)
+            done.append(f"Compressed {path.parent.name}/{path.name}.")
     return done

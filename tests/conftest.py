@@ -37,6 +37,10 @@ class Variables:
     def get(self, name, default=None):
         return self[name] if name in self else default
 
+    def names(self):
+        """What there is, without rendering it."""
+        return sorted(self._values)
+
 
 class Lab:
     def __init__(self, name: str, inventory: str):

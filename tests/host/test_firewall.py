@@ -93,6 +93,19 @@ def test_default_is_drop(host) -> None:
     }
 
 
+def test_what_is_refused_is_noted_in_samples_and_then_dropped(host) -> None:
+    """Of both families: the table is of both, and each refusal ends in this chain."""
+    rules = json.loads(host.check_output("nft --json list chain inet redoubt refuse"))["nftables"]
+    first, last = [item["rule"]["expr"] for item in rules if "rule" in item]
+    assert last == [{"drop": None}]
+    limit, log = first
+    rate, _, per = wanted(host.lab, "firewall", "firewall_log_rate").partition("/")
+    assert (limit["limit"]["rate"], limit["limit"]["per"], limit["limit"]["burst"]) == (int(rate), per, 5)
+    assert log == {"log": {"prefix": "redoubt-drop: "}}
+    refused = host.check_output("nft list chain inet redoubt input")
+    assert refused.rstrip().splitlines()[-3].strip() == "jump refuse"
+
+
 def test_the_kernel_has_what_the_file_says(host) -> None:
     # The same file, loaded where it meets nothing else.
     listing = "nft --stateless --terse list table inet redoubt"

@@ -150,15 +150,25 @@ def test_the_files_are_what_the_server_runs_with(db):
         ("log_connections", "on"),
         ("log_disconnections", "on"),
         ("log_lock_waits", "on"),
-        ("log_statement", "ddl"),
+        ("log_statement", "none"),
+        ("log_min_error_statement", "panic"),
         ("log_timezone", "UTC"),
         ("log_parameter_max_length", "0"),
-        ("log_min_duration_statement", "500ms"),
+        ("log_min_duration_statement", "-1"),
+        ("pgaudit.log", "role,ddl"),
+        ("pgaudit.log_statement", "off"),
+        ("pgaudit.log_parameter", "off"),
         ("wal_compression", "lz4"),
     ],
 )
 def test_setting(settings, name, value):
     assert settings[name] == value
+
+
+def test_slow_statements_are_logged_of_the_application_alone(db):
+    for suffix in ("", "_migrate"):
+        assert db.ask("SHOW log_min_duration_statement", user=db.app + suffix) == "500ms"
+    assert db.ask("SHOW log_min_duration_statement") == "-1"
 
 
 def test_tls_is_for_other_hosts(db, settings):

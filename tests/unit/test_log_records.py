@@ -74,6 +74,11 @@ def test_a_unit_that_systemd_speaks_of_is_the_unit() -> None:
     assert journal("Failed.", id="systemd", unit="init.scope", about="notes@blue.service")["systemd.unit"] == "notes@blue.service"
 
 
+@pytest.mark.parametrize(("more", "dataset"), [({"unit": "init.scope"}, "certbot"), ({"unit": "notes-worker.service"}, "app.worker"), ({}, "journal")])
+def test_only_systemd_speaks_of_other_units(more: dict, dataset: str) -> None:
+    assert journal("Finished.", id="systemd", about="certbot-renew.service", **more)["event.dataset"] == dataset
+
+
 def test_an_event_of_the_guard() -> None:
     event = {"v": 1, "ip": "203.0.113.9", "event": "login_failed", "user": "alice", "target": None, "detail": None, "method": "POST", "path": "/login/", "request": "b6"}
     found = journal(json.dumps(event), id="notes-security", tr="journal", unit="notes@blue.service")
@@ -91,6 +96,13 @@ def test_a_request() -> None:
     assert (found["source.ip"], found["url.domain"], found["url.path"], found["http.version"], found["event.duration_s"], found["nginx.upstream_s"]) == (
         "203.0.113.9", "notes.test", "/a", "2.0", 0.016, 0.015)
     assert found["message"] == "GET /a 502" and "http.request.referrer" not in found
+
+
+def test_bytes_that_are_no_text_hide_no_visitor() -> None:
+    raw = json.dumps({"in": "imfile", "tag": "nginx.access", "m": '{"client":"203.0.113.9","status":"404","path":"/a\\\\x1b","agent":"BYTES\\"\\\\"}'}).encode()
+    found = kept(raw.replace(b"BYTES", b"\xff\x9b"))
+    assert (found["source.ip"], found["http.response.status_code"], found["url.path"]) == ("203.0.113.9", 404, "/a\\x1b")
+    assert found["user_agent.original"] == '\\xff\\x9b"\\'
 
 
 def test_an_error_of_nginx_is_in_the_zone_of_its_host() -> None:
@@ -118,7 +130,8 @@ def test_a_statement_of_postgresql() -> None:
     found = line("postgresql", json.dumps(text))
     assert (found["@timestamp"], found["log.level"], found["postgresql.sql_state"], found["user.name"], found["postgresql.database"]) == (
         "2026-11-26T20:44:45.123000Z", "err", "23505", "notes", "notes")
-    assert found["message"] == "duplicate key\nDETAIL: Key exists." and found["postgresql.query"] == "INSERT …"
+    # Neither the row nor the statement.
+    assert found["message"] == "duplicate key" and not any("Key exists" in str(value) or "INSERT" in str(value) for value in found.values())
     assert line("postgresql", json.dumps({"error_severity": "LOG", "message": "duration: 701.250 ms  statement: SELECT 1"}))["event.duration_ms"] == 701.25
 
 
@@ -127,6 +140,12 @@ def test_packages_and_packets() -> None:
     assert (found["@timestamp"], found["event.action"], found["package.name"], found["package.version"]) == ("2026-11-26T20:44:45.000000Z", "upgrade", "libc-bin", "2.41")
     found = journal("redoubt-drop: IN=eth0 SRC=203.0.113.9 DST=192.0.2.1 PROTO=TCP SPT=4 DPT=23 ", id="kernel", tr="kernel")
     assert (found["event.dataset"], found["source.ip"], found["destination.port"], found["network.transport"]) == ("firewall", "203.0.113.9", 23, "tcp")
+
+
+def test_a_line_of_the_kernels_audit() -> None:
+    found = line("audit", 'type=SYSCALL msg=audit(1764189885.243:981): arch=c000003e syscall=257 success=yes auid=1000 uid=0 exe="/usr/bin/vi" key="sudoers"')
+    assert (found["@timestamp"], found["event.action"], found["event.sequence"], found["audit.key"]) == ("2025-11-26T20:44:45.243000Z", "syscall", 981, "sudoers")
+    assert line("audit", "type=BOGUS")["event.dataset"] == "audit"
 
 
 def test_a_file_of_the_inventory_has_its_dataset() -> None:

@@ -8,6 +8,7 @@ import fcntl
 import importlib
 import json
 import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -211,6 +212,32 @@ def test_static_files_are_collected_only_where_it_is_said(machine, phase) -> Non
     machine.app["collectstatic"] = False
     phase("build", "r1")
     assert not [line for line in machine.calls() if "collectstatic" in line]
+
+
+def test_each_run_leaves_a_line_in_the_hosts_log_without_what_was_printed(program, machine, phase, monkeypatch, tmp_path) -> None:
+    machine.serving("old")
+    machine.app["build"] = ["npm ci"]
+    machine.rule("npm ci", code=7, err="hunter2")
+    monkeypatch.setattr(program, "SYSTEM_LOG", str(tmp_path / "log"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        log.bind(program.SYSTEM_LOG)
+        log.settimeout(10)
+        phase("build", "r1")
+        said = log.recv(1 << 16).decode()
+        machine.rule("npm ci")
+        phase("build", "r1", token="two")
+        machine.released("r1", served=False)
+        phase("activate", "r1", token="two")
+        then = log.recv(1 << 16).decode()
+    assert "hunter2" not in said
+    fields = dict(line.split("=", 1) for line in said.splitlines())
+    assert (fields["SYSLOG_IDENTIFIER"], fields["PRIORITY"]) == ("redoubt-release", "4")
+    line = json.loads(fields["MESSAGE"])
+    assert {name: line[name] for name in ("app", "who", "action", "release", "previous", "result", "step")} == {
+        "app": "notes", "who": "ada@desk", "action": "deploy", "release": "r1", "previous": "old", "result": "failed", "step": "build"}
+    assert json.loads(dict(line.split("=", 1) for line in then.splitlines())["MESSAGE"])["result"] == "ok"
+    # Without a log there is no line, and the run ends as it would.
+    assert not phase("rollback", "old", token="three")["failed"]
 
 
 def test_a_build_goes_on_where_it_failed(machine, phase) -> None:

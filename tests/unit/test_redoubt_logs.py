@@ -38,7 +38,7 @@ def program():
 
 def record(at: str, dataset: str, message: str = "", **fields: object) -> dict:
     return {"@timestamp": at, "host.name": "whoever", "event.dataset": dataset, "service.name": dataset.split(".")[0], "log.level": "info",
-            "message": message, **{name.replace("__", "."): value for name, value in fields.items()}}
+            "message": message, **({"user.id": 0} if dataset in ("sshd", "fail2ban", "app.release") else {}), **{name.replace("__", "."): value for name, value in fields.items()}}
 
 
 def login(at: str, ip: str, account: str, action: str = "login_failed") -> dict:
@@ -155,6 +155,22 @@ def test_sudo(ask) -> None:
     first, second = ask("sudo").splitlines()[1:]
     assert first.split(maxsplit=4)[1:] == ["app1", "ops", "root", "/usr/bin/apt update ; true"]
     assert "mallory" in second and "REFUSED (user NOT in sudoers): /bin/sh" in second
+
+
+def test_who_is_not_root_speaks_for_no_program_of_the_host(ask, store) -> None:
+    """Any user can write into the journal under any program's name."""
+    at = "2026-03-03T10:00:00.000000Z"
+    said = {"sshd": "Connection closed by invalid user forged 203.0.113.1 port 5022 [preauth]", "fail2ban": "[login] Ban 203.0.113.1",
+            "sudo": "  forged : TTY=pts/0 ; PWD=/ ; USER=root ; COMMAND=/bin/sh"}
+    records = [record(at, dataset, text, user__id=1005, process__executable="/home/forger/x") for dataset, text in said.items()]
+    unknown = [{name: value for name, value in record(at, dataset, text).items() if name != "user.id"} for dataset, text in said.items() if dataset != "sudo"]
+    (store / "web9").mkdir()
+    (store / "web9" / f"{DAYS[-1]}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records + unknown))
+    for question in ("logins", "bans", "sudo"):
+        assert "forged" not in ask(question, "--host", "web9") and "203.0.113.1" not in ask(question, "--host", "web9"), question
+    true = record(at, "sudo", said["sudo"], user__id=1000, process__executable="/usr/bin/sudo")
+    (store / "web9" / f"{DAYS[-1]}.jsonl").write_text(json.dumps(true) + "\n")
+    assert "forged" in ask("sudo", "--host", "web9")
 
 
 def test_errors_are_counted_by_path(ask) -> None:

@@ -147,6 +147,7 @@ class Reader:
             log__level=LEVELS[level] if isinstance(level, int) and 0 <= level < len(LEVELS) else "info",
             log__id=cursor and f"{cursor[1]}:{cursor[2]}",
             process__pid=number(entry.get("_PID")),
+            process__executable=text(entry.get("_EXE")),
             user__id=number(entry.get("_UID")),
             systemd__unit=text(entry.get("UNIT") or entry.get("_SYSTEMD_UNIT")),
             service__name=text(entry.get("SYSLOG_IDENTIFIER")),

@@ -66,12 +66,18 @@ class ActionModule(ActionBase):
         for sentence in contract.check_groups(groups, hosts):
             report.add(sentence)
         fleet = contract.is_fleet(groups)
-        rendered = {}
+        rendered, checks = {}, []
         for host in hosts:
             checked = HostCheck(self, task_vars, host, [name for name in groups if host in groups[name]], roles)
             rendered[host] = checked.values
             report.secrets.update(checked.secrets())
             for problem in checked.problems():
+                report.add(f"{problem.name} {problem.sentence}", host, checked.place(problem))
+            checks.append((host, checked))
+        # Where one host's rule has refused a value, the name that it has in the vault is not a second mistake, on no host.
+        said = set().union(*(checked.said for _, checked in checks))
+        for host, checked in checks:
+            for problem in contract.check_vault({name: value for name, value in checked.values.items() if name.startswith("vault_")}, said):
                 report.add(f"{problem.name} {problem.sentence}", host, checked.place(problem))
         self.across_hosts(rendered, groups, report, fleet)
         for sentence in contract.check_fleet(groups, rendered) if fleet else contract.check_addresses(groups, rendered) if groups.get("backups") else []:
@@ -161,6 +167,7 @@ class HostCheck:
         self.values: dict[str, t.Any] = {}
         self.failed: dict[str, list[AnsibleError]] = {}
         self.meant: set[str] = set()  # what misspelt variables seem to stand for
+        self.said: set[str] = set()  # values that a rule has complained of
         wanted = [*self.options, *CONNECTION, *(name for name in self.raw if name.startswith("vault_"))]
         for name in wanted:
             if name in self.available:
@@ -251,11 +258,11 @@ class HostCheck:
                 bad.add(name)
                 yield problem
         for problem in contract.check_rules(self.values, skip=bad):
+            self.said.update(contract.leaves(self.values[problem.variable]))
             # The rules show what they complain of; a value that came from the vault is blotted out as a whole.
             if self.is_secret(problem.variable, problem.path):
                 problem = contract.Problem(problem.variable, re.sub(r"^(is|names) (['\"]).*?\2", r"\1 not as it should be", problem.sentence), problem.path)
             yield problem
-        yield from contract.check_vault({name: value for name, value in self.values.items() if name.startswith("vault_")})
         if not bad:
             yield from self.backstop()
 

@@ -16,6 +16,8 @@ import functools
 import hashlib
 import hmac
 import ipaddress
+import itertools
+import math
 import os
 import re
 import shutil
@@ -1420,15 +1422,85 @@ def leaves(value: t.Any) -> t.Iterator[str]:
         yield str(value)
 
 
-def check_vault(secrets: dict[str, t.Any]) -> t.Iterator[Problem]:
-    """The variables named vault_*: placeholders and one value under several names."""
+def texts(name: str, value: t.Any, path: tuple = ()) -> t.Iterator[tuple[str, tuple, str]]:
+    """Every text and number inside a value: what it is called (its own key, or the variable), where it is, and the text."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from texts(str(key), item, (*path, key))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from texts(name, item, (*path, index))
+    elif isinstance(value, (str, int)) and not isinstance(value, bool):
+        yield name, path, str(value)
+
+
+def check_vault(secrets: dict[str, t.Any], said: t.Collection[str] = ()) -> t.Iterator[Problem]:
+    """The variables named vault_*: placeholders, weak ones, and one value under several names. `said` are values complained of already."""
     owner: dict[str, str] = {}
     for name in sorted(secrets):
-        for value in leaves(secrets[name]):
-            if placeholder(name, value):
-                yield Problem(name, f"is a placeholder: put a value of its own into the vault (`{MAKE_SECRET}`)")
-            elif len(value) >= 8 and owner.setdefault(value, name) != name:
-                yield Problem(name, f"has the same value as {owner[value]}: give each secret its own (`{MAKE_SECRET}`)")
+        for called, path, value in texts(name, secrets[name]):
+            sentence = secret_problem(name, called, value)
+            if sentence and value not in said:
+                yield Problem(name, sentence, path)
+            elif not sentence and not is_address(called, value) and len(value) >= 8 and owner.setdefault(value.strip(), name) != name:
+                yield Problem(name, f"has the same value as {owner[value.strip()]}: give each secret its own (`{MAKE_SECRET}`)", path)
+
+
+# Who and where, not a proof of anything: short ones and equal ones are honest.
+ADDRESS = re.compile(r"(?i)(.*_)?(user|username|login|host|hostname|server|port|e?mail|address|sender|from|id|name|region|bucket|domain|zone|ur[li])s?")
+# What somebody else gives out cannot be made here, and is as strong as they like.
+FOREIGN = re.compile(r"(?i)(.*_)?(ur[li]|dsn|webhook|token|api|apikey|smtp|e?mail|aws|s3|gcp|azure|stripe|paypal|sentry|oauth2?|oidc|saml|ldap|client|"
+                     r"licen[cs]e|account|user|username|login|host|port|id|recaptcha|hcaptcha|sms|twilio|github|gitlab|google|slack)s?(_.*)?")
+# Bits, as `strength` counts them: twelve random letters and digits have a few more. What somebody else gave is not to be argued with.
+STRONG, STRONG_FOREIGN = 60, 35
+COMMON = sorted(
+    """
+    password passwort passwd pass1 secret admin root test demo dummy changeme change placeholder example sample letmein welcome qwerty qwertz asdf
+    iloveyou monkey dragon login django postgres postgresql redis ansible vault staging production default master token summer winter spring autumn
+    january february march april june july august september october november december monday friday sunday foobar hello world user database
+    backup please redoubt nginx mysql linux debian server insecure todo fixme replace your
+    """.split(),  # noqa: SIM905 - a list of words reads better so
+    key=len,
+    reverse=True,
+)
+
+
+def is_address(called: str, value: str) -> bool:
+    return bool(ADDRESS.fullmatch(called)) or bool(re.match(r"[a-z][a-z0-9+.-]*://[^/@]+(/|$)", value))
+
+
+def strength(value: str) -> float:
+    """Bits that guessing takes at most: what everybody tries first, repetitions and runs count as next to nothing."""
+    text = value[:512].casefold()
+    for word in COMMON:
+        text = text.replace(word, "\0")
+    text = re.sub(r"(19|20)\d\d", "\0", text)
+    for size in range(1, len(text) // 2 + 1):
+        if text == (text[:size] * (len(text) // size + 1))[: len(text)]:
+            text = text[:size]
+            break
+    counted, last = min(len(text), 1), None
+    for before, after in itertools.pairwise(text):
+        step = ord(after) - ord(before)
+        counted += not (abs(step) <= 1 and step == last)
+        last = step
+    classes = ((r"[a-z]", 26), (r"[A-Z]", 26), (r"[0-9]", 10), (r"[^a-zA-Z0-9]", 32))
+    pool = sum(size for pattern, size in classes if re.search(pattern, value))
+    return counted * math.log2(max(2, min(pool, 4 * len(set(text)))))
+
+
+def secret_problem(name: str, called: str, value: str) -> str | None:
+    """Why a value from the vault is no secret; None where it is one, or none is wanted."""
+    if placeholder(called if SENSITIVE.search(called) else name, value):
+        return f"is a placeholder: put a value of its own into the vault (`{MAKE_SECRET}`)"
+    if is_address(called, value) or "-----BEGIN " in value:
+        return None
+    foreign = any(FOREIGN.fullmatch(word.removeprefix("vault_")) for word in (name, called))
+    if not value.strip():
+        return f"is empty: put a value into the vault (`{MAKE_SECRET}`)"
+    if strength(value) < (STRONG_FOREIGN if foreign else STRONG):
+        return f"is too weak ({len(value)} characters that can be guessed): put 16 random ones or more into the vault (`{MAKE_SECRET}`)"
+    return None
 
 
 def check_backup_platforms(groups: dict[str, list[str]], majors: dict[str, str]) -> t.Iterator[str]:

@@ -586,9 +586,41 @@ def test_platform():
 
 
 def test_reused_secrets():
-    found = list(contract.check_vault({"vault_a": "k3Qx81hfT0pz", "vault_b": {"x": "k3Qx81hfT0pz"}, "vault_c": "changeme", "vault_d": "short", "vault_e": "short"}))
-    assert [problem.variable for problem in found] == ["vault_b", "vault_c"]
+    found = list(contract.check_vault({"vault_a": "k3Qx81hfT0pz", "vault_b": {"x": "k3Qx81hfT0pz"}, "vault_c": "changeme", "vault_d": "k3Qx81hfT0pz\n"}))
+    assert [problem.name for problem in found] == ["vault_b.x", "vault_c", "vault_d"]
     assert "same value as vault_a" in found[0].sentence and "k3Qx81" not in found[0].sentence
+    assert list(contract.check_vault({"vault_a": "k3Qx81hfT0pz"}, said={"k3Qx81hfT0pz"})) == []
+
+
+WEAK = ["short", "Summer2026!", "passwordpassword", "abcdefghijklmnopqrstuvwxyz", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        "12345678901234567890", "changeme-please", "Admin-Production-2026", "xyzxyzxyzxyzxyzxyzxyz", "django-secret-key", "abababababababababababab", "20260101", "K3q!"]
+
+
+@pytest.mark.parametrize("value", [*WEAK, 4711])
+def test_weak_secrets(value):
+    found = list(contract.check_vault({"vault_thing": value}))
+    assert [problem.variable for problem in found] == ["vault_thing"], value
+    assert str(value) not in found[0].sentence
+
+
+@pytest.mark.parametrize(
+    "secrets",
+    [
+        {"vault_smtp_user": "mailer", "vault_smtp": {"host": "mail", "user": "mailer", "password": "aqwk zbrt mxle oprd"}},
+        {"vault_alert_url": "https://hooks.test/a", "vault_ping_url": "https://hooks.test/a"},
+        {"vault_smtp_password": "xK2-9fTq"},
+        {"vault_flag": True, "vault_none": None, "vault_words": "correct horse battery staple"},
+        {"vault_key": "-----BEGIN PRIVATE KEY-----\naaaa\n-----END PRIVATE KEY-----\n"},
+    ],
+)
+def test_what_is_no_proof_of_anything_may_be_short_and_the_same(secrets):
+    assert list(contract.check_vault(secrets)) == []
+
+
+@given(st.text(alphabet="abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", min_size=1, max_size=60))
+def test_strength_does_not_count_what_is_repeated(value):
+    assert contract.strength(value * 3) <= contract.strength(value) + 7
+    assert contract.strength(value) <= len(value) * 6
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from(["", "/", "..", "a b", "-", "git@", "ssh://[", "|1|", "/%", "1.2.3.4/", "@"])
@@ -717,6 +749,20 @@ def test_secret_values_are_never_shown(run):
     assert "app_files[0].dest is '../notes.ini'" in answer.stdout
     for name in ("vault_twin", "app_health_path", "app_domains", "app_secret_key"):
         assert name in answer.stdout
+
+
+def test_weak_secrets_are_refused_before_anything_is_touched(run):
+    weak = "Winter2025!"
+    run.variables["vault_app_admin_password"] = weak
+    run.variables["app_secret_env"]["DJANGO_SUPERUSER_PASSWORD"] = "{{ vault_app_admin_password }}"
+    answer = run("-vvv")
+    assert answer.returncode != 0 and "first-change" not in answer.stdout
+    assert "vault_app_admin_password is too weak (11 characters that can be guessed)" in answer.stdout and weak not in answer.stdout + answer.stderr
+    # What a rule of its own has refused is not refused a second time under its other name.
+    run.variables["vault_app_admin_password"] = "k3Qx81hfT0pzLwGv"
+    run.variables["vault_app_secret_key"] = "k3Qx81hf"
+    answer = run()
+    assert "app_secret_key has 8 characters" in answer.stdout and "vault_app_secret_key" not in answer.stdout
 
 
 def test_places_of_single_hosts(run):

@@ -22,7 +22,7 @@ FINDINGS = (200, 205)
 def scan(root: Path, *arguments: str | Path) -> dict:
     """What Kingfisher finds. It asks nobody whether a value is good, and looks for no newer version of itself."""
     command = [Path(sys.executable).with_name("kingfisher"), "scan", *arguments, "--rules-path", ROOT / CONFIG / "rules.yml", "--rule-cache-dir", ROOT / ".cache" / "kingfisher",
-               "--no-validate", "--no-update-check", "--quiet", "--format", "json"]
+               "--no-dedup", "--no-validate", "--no-update-check", "--quiet", "--format", "json"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode not in (0, *FINDINGS):
         sys.exit(f"The scan for secrets did not run ({done.returncode}): {done.stderr.strip()[-500:]}")

@@ -122,9 +122,9 @@ class Environment:
     def identity(self, vault: Vault) -> list[str]:
         if vault.known is None or vault.id in ("", "default", self.name):
             return []
-        other = f"{vault.name} is the vault of {vault.id!r} by its first line, but this environment is {self.name!r}"
-        return [f"{other}: give it secrets of its own (remove the file and run this again), or, if they are its own, "
-                f"`ansible-vault rekey --vault-id {vault.id}@… --new-vault-id {self.name}@inventories/vault-client {vault.name}`."]
+        rekey = f"ansible-vault rekey --vault-id {vault.id}@… --new-vault-id {self.name}@inventories/vault-client {vault.name}"
+        return [(f"{vault.name} is the vault of {vault.id!r} by its first line, but this environment is {self.name!r}: give it secrets of its own (remove the "
+                 f"file and run this again), or, if they are its own, `{rekey}`.")]
 
     # --- What is missing ---------------------------------------------------------------------------------------------
 

@@ -14,10 +14,12 @@ from pathlib import Path
 from ansible.errors import AnsibleError
 from ansible.inventory.manager import InventoryManager
 from ansible.template import Templar
+from ansible.utils.display import Display
 from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
 from ansible_collections.redoubt.django.plugins.plugin_utils import contract
 
+display = Display()
 KIT = Path(os.path.realpath(__file__)).parent.parent.parent
 ROLES = KIT / "roles"
 CLIENT = KIT / "inventories" / "vault-client"
@@ -105,8 +107,8 @@ def _ask(templar, available: dict[str, t.Any], options: list[str], found: Needs)
                     missing.add(match[1])
                     failed.append((name, path, leaf))
                     _add(found.needed, match[1], contract.dotted(name, path))
-            except Exception:  # noqa: BLE001 - a stand-in in a filter that wants something else; the preflight judges the real value
-                continue
+            except Exception as error:  # noqa: BLE001 - a stand-in in a filter that wants something else; the preflight judges the real value
+                display.vvv(f"{contract.dotted(name, path)} is not rendered with a stand-in: {type(error).__name__}")
         available = {**available, **dict.fromkeys(missing, STAND_IN)}
         all_missing |= missing
         open_parts = failed

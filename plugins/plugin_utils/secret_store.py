@@ -73,7 +73,7 @@ class Document:
     def _parse(self) -> None:
         try:
             root = yaml.compose(self.text, Loader=Loader)
-            self.values: dict[str, t.Any] = yaml.load(self.text, Loader=Loader) or {}  # noqa: S506 - a safe loader
+            self.values: dict[str, t.Any] = yaml.load(self.text, Loader=Loader) or {}
         except yaml.YAMLError as error:
             # Its own message shows the line, and with it a secret.
             mark = getattr(error, "problem_mark", None)

@@ -303,8 +303,8 @@ class HostCheck:
                 continue  # said already: it is missing, or its own template fails
             wanted = contract.listed(names if len(names) < 5 else [*names[:4], "others"])
             if missing.startswith("vault_"):
-                made = "docs/own-database-host.md says how it is made" if missing == "vault_pki_ca_key" else f"`{contract.MAKE_SECRET}` makes a value"
-                sentence = f"is not defined, but {wanted} take{'s' if len(names) == 1 else ''} it from the vault: add it with `ansible-vault edit {self.vault_file()}`; {made}"
+                sentence = (f"is not defined, but {wanted} take{'s' if len(names) == 1 else ''} it from the vault: playbooks/secrets.yml makes it, or add it with "
+                            f"`ansible-vault edit {self.vault_file()}`")
             else:
                 sentence = f"is not defined, but {wanted} use{'s' if len(names) == 1 else ''} it{contract.closest(missing, self.available, 0.75) or ': define it, or correct the template'}"
             yield contract.Problem(missing, sentence)

@@ -167,6 +167,10 @@ class Environment:
                                         "remove pki_ca_certificate, and run this again: both are made new.")
             return ""
         key = next((str(document.values[name]) for document in documents.values() if name in document.values), "")
+        if not key and name not in needs.missing:
+            outcome.mistakes.append(f"pki_ca_certificate is not there, and its key, {name}, is in no vault of this inventory: make a certificate with that key where "
+                                    "it is (docs/own-database-host.md), and put it into group_vars/all/pki.yml.")
+            return ""
         if not key:
             key = secret_store.authority_key()
             vault.document.put(name, key, today)

@@ -326,5 +326,5 @@ def _leaves(node: yaml.Node, path: tuple = ()) -> t.Iterator[tuple[tuple, yaml.N
 
 
 def _literal(node: yaml.Node) -> bool:
-    """Whether a value stands there itself: not empty, not a switch, and not taken from elsewhere."""
-    return bool(str(node.value).strip()) and "{{" not in node.value and "{%" not in node.value and node.tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:null")
+    """Whether a value stands there itself: not empty, not a switch, not taken from elsewhere, and not encrypted by SOPS."""
+    return bool(str(node.value).strip()) and not node.value.startswith("ENC[") and "{{" not in node.value and "{%" not in node.value and node.tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:null")

@@ -719,7 +719,7 @@ def test_all_mistakes_in_one_run_and_nothing_touched(run):
     place = "inventories/lab/group_vars/all/main.yml"
     assert "app_domain is no variable of this kit: did you mean app_domains?" in lines[0] and place + ":" in lines[0]
     assert [line for line in lines if line.startswith("debug_mode is not defined, but app_env uses it")]
-    assert [line for line in lines if line.startswith("vault_app_secret_key is not defined, but app_secret_env and app_secret_key take it from the vault: add it with `ansible-vault edit inventories/lab/group_vars/all/vault.yml`")]
+    assert [line for line in lines if line.startswith("vault_app_secret_key is not defined, but app_secret_env and app_secret_key take it from the vault: playbooks/secrets.yml makes it, or add it with `ansible-vault edit inventories/lab/group_vars/all/vault.yml`")]
     # app_domains itself is not complained of as missing: one mistake, one sentence.
     assert not [line for line in lines if line.startswith("app_domains")]
     assert [line for line in lines if line.startswith("app_package is not defined, but app_env uses it")]

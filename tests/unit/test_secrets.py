@@ -237,6 +237,7 @@ KNOWN = {"app_secret_key", "app_secret_env", "base_alert_url", "pki_ca_key"}
         ("base_alert_url: ''\napp_secret_env: {}\nvault_none:\nvault_flag: true\n", []),
         ("app_files:\n  - dest: a\n    secret: true\n    content: |\n      [db]\n      password = hush\n      name = x\n      token = {{ vault_t }}\n", [("app_files (content: password)", 6)]),
         ("app_files:\n  - {dest: a, content: 'password = hush'}\n", []),
+        ("vault_a: ENC[AES256_GCM,data:x,iv:y,tag:z,type:str]\nsops: {version: 3.9.0}\n", []),
         ("# vault_a: x\nother: vault_a\n", []),
         ("---\na: 1\n---\nvault_a: x\n", [("vault_a", 4)]),
     ],
@@ -559,6 +560,14 @@ def test_a_ca_of_which_one_half_is_missing(place):
     a_vault(place.vault("staging"), "".join(f"{name}: {value}\n" for name, value in values.items() if name != "vault_pki_ca_key"), "staging", f"{PASSWORD}-staging")
     answer = place.secrets("staging")
     assert answer.returncode != 0 and "vault_pki_ca_key is not there, but pki_ca_certificate is" in answer.words and "vault_pki_ca_key" not in place.values("staging")
+
+
+def test_a_ca_whose_key_is_kept_elsewhere(place):
+    """In a plain file, or behind another vars plugin: nothing is made beside it."""
+    place.example("staging", vault_pki_ca_key=secret_store.authority_key())
+    answer = place.secrets("staging", "-vvv")
+    assert answer.returncode != 0 and "its key, vault_pki_ca_key, is in no vault of this inventory" in answer.words and "vault_pki_ca_key stands in plain text" in answer.words
+    assert set(place.values("staging")) == WANTED - {"vault_pki_ca_key"} and "PRIVATE KEY" not in answer.text
 
 
 GOOD = {"vault_app_secret_key": "q0Zr83uVnWkX2yLbT7cMfD1sHgE5aJpK9oNiR4vQwUx6BzYtClkZ", "vault_app_admin_password": "Vq3xT8mZp0LrW5yKd2Nf",

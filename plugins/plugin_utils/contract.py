@@ -1450,7 +1450,8 @@ def check_vault(secrets: dict[str, t.Any], said: t.Collection[str] = ()) -> t.It
 ADDRESS = re.compile(r"(?i)(.*_)?(user|username|login|host|hostname|server|port|e?mail|address|sender|from|id|name|region|bucket|domain|zone|ur[li])s?")
 # What somebody else gives out cannot be made here, and is as strong as they like.
 FOREIGN = re.compile(r"(?i)(.*_)?(ur[li]|dsn|webhook|token|api|apikey|smtp|e?mail|aws|s3|gcp|azure|stripe|paypal|sentry|oauth2?|oidc|saml|ldap|client|"
-                     r"licen[cs]e|account|user|username|login|host|port|id|recaptcha|hcaptcha|sms|twilio|github|gitlab|google|slack)s?(_.*)?")
+                     r"licen[cs]e|account|recaptcha|hcaptcha|sms|twilio|github|gitlab|google|slack)s?(_.*)?|"
+                     r"(.*_)?(user|username|login|host|port|id)s?")
 # Bits, as `strength` counts them: twelve random letters and digits have a few more. What somebody else gave is not to be argued with.
 STRONG, STRONG_FOREIGN = 60, 35
 COMMON = sorted(

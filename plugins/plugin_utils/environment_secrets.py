@@ -20,7 +20,7 @@ from ansible.parsing.vault import PromptVaultSecret, VaultSecret
 from ansible_collections.redoubt.django.plugins.plugin_utils import contract, secret_needs, secret_store
 from ansible_collections.redoubt.django.plugins.plugin_utils.authority import Authority
 from ansible_collections.redoubt.django.plugins.plugin_utils.authority import Unusable as UnusableAuthority
-from ansible_collections.redoubt.django.plugins.plugin_utils.secret_store import Document, Encrypted, Unusable, Vault
+from ansible_collections.redoubt.django.plugins.plugin_utils.secret_store import Document, Unusable, Vault
 
 VAULT = Path("group_vars") / "all" / "vault.yml"
 CERTIFICATE = Path("group_vars") / "all" / "pki.yml"
@@ -191,7 +191,8 @@ class Environment:
         path = self.folder / CERTIFICATE
         before = path.read_text() if path.exists() else CERTIFICATE_HEAD
         text = before + ("" if before.endswith("\n") else "\n") + "pki_ca_certificate: " + secret_store.shown(certificate)
-        if yaml.safe_load(text) != {**(yaml.safe_load(before) or {}), "pki_ca_certificate": certificate}:
+        known = yaml.safe_load(before) or {}
+        if not isinstance(known, dict) or yaml.safe_load(text) != {**known, "pki_ca_certificate": certificate}:
             raise Unusable(f"{short(path)} is written in a way that nothing can be added to: move it away, and run this again.")
         pending = path.with_name(f".{path.name}.new")
         pending.write_text(text)
@@ -213,7 +214,7 @@ class Environment:
                 row = Secret(name, file, document.made(name), [self.described(user, needs) for user in needs.users(name)])
                 outcome.secrets.append(row)
                 for called, path, value in contract.texts(name, content):
-                    if isinstance(value, Encrypted) or "{{" in value or len(value) < 8 and contract.is_address(called, value):
+                    if value.startswith("$ANSIBLE_VAULT;") or "{{" in value:
                         continue
                     label, where = contract.dotted(name, path), f" ({file}, line {document.line(name)} of its text)"
                     problem = contract.secret_problem(name, called, value)
@@ -227,13 +228,16 @@ class Environment:
                     row.again += [other for other in others if other not in row.again]
                     if others and not problem and not contract.is_address(called, value):
                         outcome.mistakes.append(f"{label} has the same value as {contract.listed(others)}: give each its own (`{contract.MAKE_SECRET}`).{where}")
-        files = [path for path in variable_files(self.folder) if not is_vault(path)]
-        files += [path for source in self.sources for path in ([Path(source)] if Path(source).is_file() else sorted(Path(source).glob("*")))
-                  if path.is_file() and not path.name.startswith(".") and not os.access(path, os.X_OK)]
-        for plain in (found for path in files for found in secret_store.plain_texts(path, needs.secret_options)):
-            outcome.mistakes.append(f"{plain.name} stands in plain text in {short(self.place / plain.file.relative_to(self.folder)) if plain.file.is_relative_to(self.folder) else short(plain.file)}:{plain.line}: "
-                                    f"put a new value into {outcome.vault}{'' if plain.name.startswith('vault_') else ' as vault_…, and take it from there'}; "
-                                    "the old one is in the file's history.")
+        for plain in (found for path in self.plain_files() for found in secret_store.plain_texts(path, needs.secret_options)):
+            where = self.place / plain.file.relative_to(self.folder) if plain.file.is_relative_to(self.folder) else plain.file
+            how = "" if plain.name.startswith("vault_") else " as vault_…, and take it from there"
+            outcome.mistakes.append(f"{plain.name} stands in plain text in {short(where)}:{plain.line}: put a new value into {outcome.vault}{how}; the old one is in "
+                                    "the file's history.")
+
+    def plain_files(self) -> list[Path]:
+        """The inventory itself, and its variables; no program that prints one."""
+        sources = [path for source in self.sources for path in ([Path(source)] if Path(source).is_file() else sorted(Path(source).glob("*")))]
+        return [*variable_files(self.folder), *(path for path in sources if path.is_file() and not path.name.startswith(".") and not os.access(path, os.X_OK))]
 
     def elsewhere(self, outcome: Outcome, own: VaultSecret | None) -> dict[bytes, list[str]]:
         """What the other environments beside this one have, as far as their vaults open."""

@@ -46,13 +46,8 @@ class Loader(yaml.SafeLoader):
     """YAML as Ansible reads it; a value that is encrypted by itself stays what it is."""
 
 
-class Encrypted(str):
-    """A value with the tag !vault."""
-
-
-Loader.add_constructor("!vault", lambda loader, node: Encrypted(loader.construct_scalar(node)))
-Loader.add_constructor("!vault-encrypted", lambda loader, node: Encrypted(loader.construct_scalar(node)))
-Loader.add_constructor("!unsafe", lambda loader, node: loader.construct_scalar(node))
+for tag in ("!vault", "!vault-encrypted", "!unsafe"):
+    Loader.add_constructor(tag, lambda loader, node: loader.construct_scalar(node))
 
 
 def shown(value: str) -> str:
@@ -89,12 +84,12 @@ class Document:
     def _end(self, node: yaml.Node) -> int:
         """The line after a value: what its parser skips behind it (comments, empty lines) is not its own."""
         lines = self.text.splitlines()
-        end = node.end_mark.line + (node.end_mark.column > 0)
-        if isinstance(node, yaml.ScalarNode) and node.style in ("|", ">"):
-            return min(end, len(lines))
-        while end - 1 > node.start_mark.line and not re.search(r"^\s*[^\s#]", lines[end - 1]):
+        end = min(node.end_mark.line + (node.end_mark.column > 0), len(lines))
+        # In a text of several lines what looks like a comment is a line of it.
+        own = r"\S" if isinstance(node, yaml.ScalarNode) and node.style in ("|", ">") else r"^\s*[^\s#]"
+        while end - 1 > node.start_mark.line and not re.search(own, lines[end - 1]):
             end -= 1
-        return min(end, len(lines))
+        return end
 
     def made(self, name: str) -> datetime.date | None:
         """The day that is written above a name."""

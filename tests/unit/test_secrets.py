@@ -52,11 +52,12 @@ def documents(draw):
     return short if draw(st.booleans()) and yaml.safe_load(short) == yaml.safe_load(text) else text
 
 
-@settings(max_examples=150, deadline=None)
-@given(documents(), NAMES, VALUES)
-def test_putting_one_name_leaves_everything_else_as_it_was(text, name, value):
+@settings(max_examples=200, deadline=None)
+@given(documents(), VALUES, st.data())
+def test_putting_one_name_leaves_everything_else_as_it_was(text, value, data):
     document = secret_store.Document(text, "vault.yml")
     before = copy.deepcopy(document.values)
+    name = data.draw(st.sampled_from(sorted(before)) | NAMES if before else NAMES)
     document.put(name, value, DAY)
     assert document.values == {**before, name: value} == yaml.safe_load(document.text)
     assert document.made(name) == DAY
@@ -74,6 +75,9 @@ def test_the_day_stands_above_the_value():
     document = secret_store.Document("---\n# mine\nvault_a: x\n# made 2024-02-29\nvault_b: y\n# made 2024-02-31\nvault_c: z\n", "vault.yml")
     assert [document.made(name) for name in ("vault_a", "vault_b", "vault_c")] == [None, datetime.date(2024, 2, 29), None]
     document.put("vault_b", "new", DAY)
+    several = secret_store.Document("vault_a: |\n  # one\n\n  two\n\n\n# of b\nvault_b: x\n", "vault.yml")
+    several.put("vault_a", "new", DAY)
+    assert several.text == "# made 2026-03-01\nvault_a: new\n\n\n# of b\nvault_b: x\n"
     assert document.text == "---\n# mine\nvault_a: x\n# made 2026-03-01\nvault_b: new\n# made 2024-02-31\nvault_c: z\n"
 
 
@@ -215,6 +219,7 @@ def test_a_deploy_key_and_its_public_half():
         ("vault_become", ["ansible_become_password"], True), ("vault_stripe", ["app_secret_env.STRIPE_KEY"], True),
         ("vault_app_secret_key", ["app_secret_env.SECRET_KEY", "app_secret_key"], False), ("vault_app_admin_password", ["app_secret_env.DJANGO_SUPERUSER_PASSWORD"], False),
         ("vault_app_database_password", ["app_database.password", "app_database_password"], False), ("vault_x", ["app_files[0].content"], False),
+        ("vault_smtp_user", ["app_env.X"], True), ("vault_report_user_password", ["app_secret_env.X"], False), ("vault_accounting", ["app_secret_env.X"], False),
     ],
 )
 def test_what_somebody_else_gives_out(name, users, foreign):
@@ -292,6 +297,17 @@ def test_the_sources_in_their_order(tmp_path):
     assert ask(tmp_path, REDOUBT_VAULT_PASSWORD_PRE_PROD_FILE=str(named)).stdout == "from-named-file\n"
     answer = ask(tmp_path, REDOUBT_VAULT_PASSWORD_PRE_PROD="from variable", REDOUBT_VAULT_PASSWORD_PRE_PROD_FILE=str(named))
     assert (answer.returncode, answer.stdout, answer.stderr) == (0, "from variable\n", "")
+
+
+def test_pythons_own_keyring(tmp_path):
+    """Where the module is there, it is asked before the programs; a backend that fails is none."""
+    module = tmp_path / "lib" / "keyring.py"
+    program(tmp_path, "secret-tool", "echo from-secret-tool")
+    for body, expected in (("return f'{service} {user}'", "redoubt pre-prod\n"), ("return None", "from-secret-tool\n"), ("raise RuntimeError('no backend')", "from-secret-tool\n")):
+        closed(module, f"def get_password(service, user):\n    {body}\n")
+        environment = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(module.parent), "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run([sys.executable, CLIENT, "--vault-id", "pre-prod"], env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, expected, "")
 
 
 def test_nobody_has_it(tmp_path):

@@ -82,10 +82,6 @@ setup:
   description: Whether a first release has been set up on this host, or on another one that it shares a database with.
   returned: always
   type: bool
-uv:
-  description: Whether what builds environments is installed.
-  returned: always
-  type: bool
 activate:
   description: Whether a colour has to be started with it and made the live one.
   returned: always
@@ -112,7 +108,6 @@ import re
 from ansible.module_utils.basic import AnsibleModule
 
 STATE = "/var/lib/redoubt"
-UV = "/usr/local/lib/redoubt/uv/bin/uv"
 
 NOT_CONTENT = {"version", "run", "config", "probe", "certificate", "migrate", "setup", "hooks", "processes", "kept", "audit", "check_fail_level",
                "allow_destructive", "several"}
@@ -202,7 +197,7 @@ def main() -> None:
         changed=False, release=release, commit=commit, live=live, idle="green" if live == "blue" else "blue",
         fingerprint=digest.hexdigest(), held=f"{rolled_back['since']} by {rolled_back['who']}" if held else "",
         build=not held and not os.path.exists(f"{root}/releases/{release}/manifest.json"),
-        setup=os.path.exists(f"{home}/setup"), uv=os.path.exists(UV),
+        setup=os.path.exists(f"{home}/setup"),
         # Where a release was pruned, what was done for it counts no more.
         migrate=not held and not (os.path.exists(f"{root}/releases/{release}/manifest.json") and os.path.exists(f"{done}/migrate")
                                   and os.path.exists(f"{home}/setup")),

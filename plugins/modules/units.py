@@ -63,6 +63,11 @@ options:
         type: list
         elements: str
         required: true
+  seen:
+    description:
+      - What M(redoubt.django.host_state) has read of the host in this play. Where all units were as they are wanted, the host is not
+        asked again. Leave it out after a change that may have moved them.
+    type: dict
   daemon_reload:
     description: Make systemd read all unit files first, for units that are new under a name it already knows.
     type: bool
@@ -113,6 +118,7 @@ FOLDER = "/etc/systemd/system"
 PROPERTIES = ("Id", "Names", "LoadState", "ActiveState", "UnitFileState", "NeedDaemonReload", "ConditionResult",
               "ConditionTimestampMonotonic")
 RUNNING = ("active", "activating", "reloading")
+LISTS = ("enabled", "started", "reloaded", "restarted", "disabled")
 # `static` and friends have nothing to enable; `generated` and `alias` are enabled elsewhere.
 ENABLED = ("enabled", "static", "alias", "generated", "transient")
 
@@ -180,14 +186,14 @@ def plan(params: dict, states: dict[str, dict[str, str]], files: list[str]) -> l
 
 def main() -> None:
     """Run the module."""
-    lists = ("enabled", "started", "reloaded", "restarted", "disabled")
-    spec = {name: {"type": "list", "elements": "str", "default": []} for name in lists}
+    spec = {name: {"type": "list", "elements": "str", "default": []} for name in LISTS}
+    spec["seen"] = {"type": "dict"}
     spec["daemon_reload"] = {"type": "bool", "default": False}
     names = {"type": "list", "elements": "str", "required": True}
     spec["former"] = {"type": "dict", "options": {"files": names, "having": {"type": "str", "required": True}, "kept": names}}
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     files = installed(module.params["former"])
-    units = sorted({unit for name in lists for unit in module.params[name]} | set(files))
+    units = sorted({unit for name in LISTS for unit in module.params[name]} | set(files))
     if not units:
         module.exit_json(changed=False, actions=[])
 
@@ -205,7 +211,7 @@ def main() -> None:
     if stale and not module.check_mode:
         systemctl("daemon-reload")
         states = show()
-    wanted = [unit for name in lists if name != "disabled" for unit in module.params[name]]
+    wanted = [unit for name in LISTS if name != "disabled" for unit in module.params[name]]
     missing = [unit for unit in wanted if states[unit]["LoadState"] in ("not-found", "bad-setting", "error", "masked")]
     if missing and not module.check_mode:
         detail = ", ".join(f"{unit} ({states[unit]['LoadState']})" for unit in missing)

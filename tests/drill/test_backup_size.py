@@ -63,8 +63,8 @@ def test_a_gigabyte_and_a_thousand_files(lab, backups, large, browse, table) -> 
         time.sleep(30)
     served = {"nothing else": calm}
     with load() as during:
-        # As docs/drills.md says.
-        whole = timed(backups.store, f"sudo -u backup-{backups.name} /usr/local/lib/redoubt/backup-server database {backups.name} --full")
+        # As docs/drills.md says, with what the unit leaves to others.
+        whole = timed(backups.store, f"chrt --idle 0 sudo -u backup-{backups.name} /usr/local/lib/redoubt/backup-server database {backups.name} --full")
     served["a whole backup of the database"] = during
     with load() as during:
         files = timed(backups.web, "systemctl start redoubt-backup.service")

@@ -13,7 +13,7 @@ PLAY = """
 - name: Deploy the application alone
   hosts: web
   gather_facts: true
-  gather_subset: ["!all", "!min", distribution, virtual, hardware]
+  gather_subset: ["!all", "!min", distribution, virtual]
   roles:
     - redoubt.django.app
     - redoubt.django.nginx

@@ -34,7 +34,7 @@ PLAY = """
 - name: Configure the edge and the bans alone
   hosts: web
   gather_facts: true
-  gather_subset: ["!all", "!min", distribution, virtual, hardware]
+  gather_subset: ["!all", "!min", distribution, virtual]
   roles:
     - redoubt.django.nginx
     - redoubt.django.fail2ban

@@ -26,7 +26,7 @@ PLAY = """
 - name: Configure the edge alone
   hosts: web
   gather_facts: true
-  gather_subset: ["!all", "!min", distribution, virtual, hardware]
+  gather_subset: ["!all", "!min", distribution, virtual]
   roles:
     - redoubt.django.nginx
 """

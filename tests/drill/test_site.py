@@ -91,3 +91,12 @@ def test_scheduled_command_runs(web, lab, site) -> None:
     for timer in lab.vars(lab.web)["app_timers"]:
         result = web.run(f"systemctl start {name}-{timer}.service")
         assert result.rc == 0, web.check_output(f"journalctl --no-pager --lines=30 --unit={name}-{timer}.service")
+
+
+@pytest.mark.once
+def test_what_was_stopped_runs_again(lab, web) -> None:
+    stopped = ["fail2ban.service", "certbot-renew.timer", "apt-daily.timer"]
+    web.check_output(f"systemctl stop {' '.join(stopped)} && systemctl --quiet disable nginx.service")
+    told = lab.playbook("playbooks/site.yml").stdout
+    assert web.check_output(f"systemctl is-active {' '.join(stopped)}").split() == ["active"] * 3, told
+    assert web.check_output("systemctl is-enabled nginx.service") == "enabled", told

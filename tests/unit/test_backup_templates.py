@@ -180,9 +180,8 @@ def test_a_host_that_hangs_the_watch_is_ended() -> None:
 
 def test_what_serves_a_host_that_was_taken_out_is_ended() -> None:
     task = yaml.safe_load((ROOT / "roles/backup_server/tasks/configure.yml").read_text())[-1]["redoubt.django.units"]
-    wants = "/etc/systemd/system/multi-user.target.wants"
-    enabled = [f"{wants}/redoubt-backup-{unit}" for host in ("db1", "old1") for unit in (f"repository@{host}.service", f"database@{host}.timer")]
-    host = Host("store1", FLEET, __backup_server_enabled={"files": [{"path": path} for path in enabled]})
+    enabled = [f"redoubt-backup-{unit}" for host in ("db1", "old1") for unit in (f"repository@{host}.service", f"database@{host}.timer")]
+    host = Host("store1", FLEET, __backup_server_tree={"changed": False}, site_host_state={"enabled": [*enabled, "redoubt-backup-keep.timer"]})
     found = {kind: host.templar().template(trust_as_template(task[kind])) for kind in ("enabled", "disabled")}
     assert {"redoubt-backup-repository@db1.service", "redoubt-backup-database@db1.timer"} <= set(found["enabled"])
     assert sorted(found["disabled"]) == ["nginx.service", "pgbackrest.service", "redoubt-backup-database@old1.timer", "redoubt-backup-repository@old1.service",

@@ -35,6 +35,8 @@ class ActionModule(ActionBase):
             outcome = environment.settle(self._task.check_mode, datetime.datetime.now(datetime.UTC).date())
         except secret_store.Unusable as error:
             raise AnsibleActionFail(str(error)) from None
+        except OSError as error:
+            raise AnsibleActionFail(f"{', '.join(sources)} cannot be read or written: {error.strerror} ({error.filename or 'no file named'}).") from None
         return result(outcome, self._task.check_mode)
 
 

@@ -76,8 +76,10 @@ class ActionModule(ActionBase):
             checks.append((host, checked))
         # Where one host's rule has refused a value, the name that it has in the vault is not a second mistake, on no host.
         said = set().union(*(checked.said for _, checked in checks))
+        ours = set().union(*(checked.ours() for _, checked in checks))
         for host, checked in checks:
-            for problem in contract.check_vault({name: value for name, value in checked.values.items() if name.startswith("vault_")}, said):
+            vault = {name: contract.literal(checked.raw.get(name), value) for name, value in checked.values.items() if name.startswith("vault_")}
+            for problem in contract.check_vault(vault, said, ours, checked.raw.get("accepted_secrets")):
                 report.add(f"{problem.name} {problem.sentence}", host, checked.place(problem))
         self.across_hosts(rendered, groups, report, fleet)
         for sentence in contract.check_fleet(groups, rendered) if fleet else contract.check_addresses(groups, rendered) if groups.get("backups") else []:
@@ -200,6 +202,11 @@ class HostCheck:
             except (LookupError, TypeError):
                 break
         return any("vault_" in leaf for leaf in contract.leaves(raw))
+
+    def ours(self) -> set[str]:
+        """Values that a role calls secret, and that nobody else gives out."""
+        names = [name for name, spec in self.options.items() if spec.get("no_log") and spec.get("type") == "str" and not contract.foreign(name)]
+        return {str(self.values[name]) for name in names if isinstance(self.values.get(name), str) and self.values[name]}
 
     def secrets(self) -> set[str]:
         """Values that no sentence may hold. Shorter ones would blot out ordinary words, and are refused anyway."""

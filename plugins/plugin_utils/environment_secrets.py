@@ -68,9 +68,10 @@ def short(path: Path) -> str:
 
 
 def variable_files(folder: Path) -> list[Path]:
-    """All that Ansible reads variables from in this folder."""
+    """All that Ansible reads variables from in this folder: below a group's or host's folder by their ending, beside it by their name."""
     return [path for part in ("group_vars", "host_vars") for path in sorted((folder / part).rglob("*"))
-            if path.is_file() and not any(step.startswith(".") for step in path.relative_to(folder).parts) and not path.name.endswith("~")]
+            if path.is_file() and not any(step.startswith(".") for step in path.relative_to(folder).parts) and not path.name.endswith("~")
+            and (path.parent == folder / part or path.suffix in ("", ".yml", ".yaml", ".json"))]
 
 
 def is_vault(path: Path) -> bool:
@@ -134,6 +135,10 @@ class Environment:
             users = needs.needed[name]
             if "pki_ca_key" in users:
                 continue  # with its certificate, or refused above
+            if name in needs.parts:
+                outcome.mistakes.append(f"{name} is not there, and {contract.listed(users)} take{'s' if len(users) == 1 else ''} a part of it: add it with its parts, "
+                                        f"with `ansible-vault edit {vault.name}`.")
+                continue
             if self.foreign(name, users):
                 outcome.mistakes.append(f"{name} is not there, and {contract.listed(users)} take{'s' if len(users) == 1 else ''} it: it is not made here "
                                         f"but given out by somebody else, so add it with `ansible-vault edit {vault.name}`.")
@@ -201,34 +206,36 @@ class Environment:
     @staticmethod
     def foreign(name: str, users: list[str]) -> bool:
         """Whether somebody else gives it out: then a random value would only hide that it is missing."""
-        words = [name.removeprefix("vault_"), *(user.rsplit(".", 1)[-1] for user in users)]
-        return any(contract.FOREIGN.fullmatch(word) for word in words) or any(user.startswith("ansible_") for user in users)
+        return contract.foreign(name, tuple(user.rsplit(".", 1)[-1] for user in users)) or any(user.startswith("ansible_") for user in users)
 
     # --- What is wrong -----------------------------------------------------------------------------------------------
 
     def judge(self, documents: dict[str, Document], needs: secret_needs.Needs, outcome: Outcome, own: VaultSecret | None) -> None:
-        seen: dict[bytes, tuple[str, str]] = {}
+        seen: dict[bytes, tuple[str, str, bool]] = {}
         elsewhere = self.elsewhere(outcome, own)
         for file, document in documents.items():
             for name, content in document.values.items():
                 row = Secret(name, file, document.made(name), [self.described(user, needs) for user in needs.users(name)])
                 outcome.secrets.append(row)
-                for called, path, value in contract.texts(name, content):
+                for path, value in contract.texts(content):
                     if value.startswith("$ANSIBLE_VAULT;") or "{{" in value:
                         continue
                     label, where = contract.dotted(name, path), f" ({file}, line {document.line(name)} of its text)"
-                    problem = contract.secret_problem(name, called, value)
-                    if problem:
+                    ours, accepted = not path and not needs.ours.isdisjoint(needs.users(name)), not needs.accepted.isdisjoint((name, label))
+                    problem, proof = contract.secret_problem(name, path, value, ours), contract.is_proof(name, path, value, ours)
+                    if problem and not accepted:
                         outcome.mistakes.append(f"{label} {problem}.{where}")
                     if len(value) < 8:
                         continue
                     same = self.digest(value)
-                    first = seen.setdefault(same, (name, label))
+                    first = seen.setdefault(same, (name, label, proof))
                     others = ([first[1]] if first[0] != name else []) + elsewhere.get(same, [])
                     row.again += [other for other in others if other not in row.again]
-                    if others and not problem and not contract.is_address(called, value):
-                        outcome.mistakes.append(f"{label} has the same value as {contract.listed(others)}: give each its own (`{contract.MAKE_SECRET}`).{where}")
-        for plain in (found for path in self.plain_files() for found in secret_store.plain_texts(path, needs.secret_options)):
+                    # What another gives out, or what may be a mere setting, is listed alone.
+                    if others and not problem and not accepted and (proof or (first[0] != name and first[2])):
+                        outcome.mistakes.append(f"{label} has the same value as {contract.listed(others)}: give each its own (`{contract.MAKE_SECRET}`), "
+                                                f"{contract.OR_ACCEPT}.{where}")
+        for plain in (found for path in self.plain_files() for found in secret_store.plain_texts(path, needs.secret_options) if found.name not in needs.accepted):
             where = self.place / plain.file.relative_to(self.folder) if plain.file.is_relative_to(self.folder) else plain.file
             how = "" if plain.name.startswith("vault_") else " as vault_…, and take it from there"
             outcome.mistakes.append(f"{plain.name} stands in plain text in {short(where)}:{plain.line}: put a new value into {outcome.vault}{how}; the old one is in "
@@ -253,7 +260,7 @@ class Environment:
                         outcome.mistakes.append(f"The vault of {folder.name} has the password of {self.name}'s: give each its own, with `ansible-vault rekey`. "
                                                 f"({short(path)})")
                     for name, content in document.values.items():
-                        for _, at, value in contract.texts(name, content):
+                        for at, value in contract.texts(content):
                             if len(value) >= 8 and "{{" not in value:
                                 found.setdefault(self.digest(value), []).append(f"{contract.dotted(name, at)} of {folder.name}")
                 except Unusable as error:

@@ -25,6 +25,7 @@ ROLES = KIT / "roles"
 CLIENT = KIT / "inventories" / "vault-client"
 MISSING = re.compile(r"'(vault_\w+)' is undefined")
 NAMED = re.compile(r"\bvault_\w+")
+PART = re.compile(r"\b(vault_\w+)[.\[]")
 # Any value stands for one that is not there yet, so that the next one behind it is found.
 STAND_IN = "stand-in"
 
@@ -38,7 +39,10 @@ class Needs:
     missing: set[str] = dataclasses.field(default_factory=set)  # of the needed ones, those that a host lacks
     authority: bool = False  # hosts talk to each other, or the admin asks for certificates
     certificate: str | None = None  # pki_ca_certificate, where it is set
+    parts: set[str] = dataclasses.field(default_factory=set)  # names of which something takes a part
+    accepted: set[str] = dataclasses.field(default_factory=set)  # what somebody has given a reason for
     secret_options: set[str] = dataclasses.field(default_factory=set)
+    ours: set[str] = dataclasses.field(default_factory=set)  # of those, the single values that nobody else gives out
     owner: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def users(self, name: str) -> list[str]:
@@ -70,11 +74,14 @@ def needs(loader, sources: list[str]) -> Needs:
             found.owner.setdefault(option, name)
             if spec.get("no_log"):
                 found.secret_options.add(option)
+                if spec.get("type") == "str" and not contract.foreign(option):
+                    found.ours.add(option)
     for host in inventory.get_hosts():
         raw = manager.get_vars(host=host)
         available = {**{key: value for role in known.values() for key, value in role["defaults"].items()}, **raw}
         authority = contract.is_fleet(groups) or str(raw.get("app_admin_client_ca")) == "environment"
-        own = contract.roles_of([name for name in groups if host.name in groups[name]], authority, bool(groups.get("backups")))
+        own = contract.roles_of([name for name in groups if host.name in groups[name]], authority, *(bool(groups.get(name)) for name in ("backups", "logs")))
+        found.accepted |= contract.accepted_names(raw.get("accepted_secrets"))
         options = {option for name in own if name in known for option in known[name]["specs"]["main"].get("options") or {}}
         if "pki" in own:
             found.authority = True
@@ -82,6 +89,7 @@ def needs(loader, sources: list[str]) -> Needs:
                 found.certificate = str(raw["pki_ca_certificate"])
         for name, value in available.items():
             for path, leaf in _texts(value) if not name.startswith("vault_") and (name in raw or name in options) else []:
+                found.parts |= {secret for block in re.findall(r"{{.*?}}|{%.*?%}", leaf, re.DOTALL) for secret in PART.findall(block)}
                 for secret in NAMED.findall(leaf):
                     _add(found.mentioned, secret, contract.dotted(name, path))
         # How a host is reached is nobody's option, and may have a password all the same.

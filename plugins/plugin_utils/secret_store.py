@@ -22,6 +22,7 @@ from pathlib import Path
 import yaml
 from ansible.errors import AnsibleError
 from ansible.parsing.vault import VaultLib, VaultSecret, match_secrets
+from ansible_collections.redoubt.django.plugins.plugin_utils import contract
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -46,7 +47,8 @@ class Loader(yaml.SafeLoader):
     """YAML as Ansible reads it; a value that is encrypted by itself stays what it is."""
 
 
-for tag in ("!vault", "!vault-encrypted", "!unsafe"):
+ENCRYPTED = ("!vault", "!vault-encrypted")
+for tag in (*ENCRYPTED, "!unsafe"):
     Loader.add_constructor(tag, lambda loader, node: loader.construct_scalar(node))
 
 
@@ -254,8 +256,17 @@ class Plain:
     name: str
 
 
+# How Ansible gets onto a host and becomes root there, and what the application's open environment should not hold.
+PASSWORD = re.compile(r"ansible_(become_|ssh_|sudo_)?pass(word)?")
+TOKEN = re.compile(r"(?i)(.*[_-])?(token|(api|access)_?key)")
+
+
+def is_secret(name: str, known: t.Collection[str]) -> bool:
+    return name.startswith("vault_") or name in known or bool(PASSWORD.fullmatch(name))
+
+
 def plain_texts(path: Path, known: t.Collection[str]) -> t.Iterator[Plain]:
-    """Secrets in a file that is not encrypted: variables called vault_*, and those that roles call secret (`known`)."""
+    """Secrets in a file that is not encrypted: variables called vault_*, those that roles call secret (`known`), passwords of hosts and of app_env."""
     try:
         data = path.read_bytes()
     except OSError:
@@ -273,7 +284,7 @@ def plain_texts(path: Path, known: t.Collection[str]) -> t.Iterator[Plain]:
         return
     for number, line in enumerate(text.splitlines(), 1):  # an inventory in INI's form
         for name, value in re.findall(r"(?<![\w{])(\w+)\s*=\s*(\"[^\"]*\"|'[^']*'|\S+)", line.split("#")[0]):
-            if (name.startswith("vault_") or name in known) and value.strip("'\"") and "{{" not in value:
+            if is_secret(name, known) and value.strip("'\"") and "{{" not in value:
                 yield Plain(path, number, name)
 
 
@@ -285,10 +296,14 @@ def _plain_nodes(node: yaml.Node, known: t.Collection[str]) -> t.Iterator[tuple[
         return
     for key, value in node.value:
         name = str(key.value)
-        if name.startswith("vault_") or name in known:
+        if is_secret(name, known):
             for path, leaf in _leaves(value):
-                if leaf.tag not in ("!vault", "!vault-encrypted") and _literal(leaf):
+                if leaf.tag not in ENCRYPTED and _literal(leaf):
                     yield ".".join([name, *path]), leaf.start_mark.line + 1
+        elif name == "app_env" and isinstance(value, yaml.MappingNode):
+            for inner, leaf in value.value:
+                if isinstance(leaf, yaml.ScalarNode) and leaf.tag not in ENCRYPTED and _literal(leaf) and (contract.SECRET_NAME.fullmatch(inner.value) or TOKEN.fullmatch(inner.value)):
+                    yield f"app_env.{inner.value}", leaf.start_mark.line + 1
         elif name == "app_files" and isinstance(value, yaml.SequenceNode):
             for item in value.value:
                 parts = {part.value: inner for part, inner in item.value} if isinstance(item, yaml.MappingNode) else {}

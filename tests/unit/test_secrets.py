@@ -192,7 +192,7 @@ def test_a_link_stays_a_link(tmp_path):
 @given(st.integers())
 def test_what_is_made_is_strong_and_means_nothing_to_anybody(_):
     value = secret_store.random_text()
-    assert re.fullmatch(r"[A-Za-z0-9]{50}", value) and contract.secret_problem("vault_x", "vault_x", value) is None
+    assert re.fullmatch(r"[A-Za-z0-9]{50}", value) and contract.secret_problem("vault_x_password", (), value) is None
     assert value not in {secret_store.random_text() for _ in range(20)}
 
 
@@ -245,6 +245,12 @@ KNOWN = {"app_secret_key", "app_secret_env", "base_alert_url", "pki_ca_key"}
         ("vault_a: ENC[AES256_GCM,data:x,iv:y,tag:z,type:str]\nsops: {version: 3.9.0}\n", []),
         ("# vault_a: x\nother: vault_a\n", []),
         ("---\na: 1\n---\nvault_a: x\n", [("vault_a", 4)]),
+        ("all:\n  hosts:\n    a: {ansible_become_password: x, ansible_ssh_pass: y}\n    b: {ansible_password: '{{ vault_b }}', ansible_sudo_pass: z, ansible_become: true}\n",
+         [("ansible_become_password", 3), ("ansible_ssh_pass", 3), ("ansible_sudo_pass", 4)]),
+        ("app_env:\n  EMAIL_HOST_PASSWORD: k3Jd\n  SENTRY_TOKEN: x\n  MAPS_API_KEY: y\n  SECRET_KEY: '{{ app_secret_key }}'\n  DB_PASSWORD: ''\n  CSRF_USE_TOKEN: true\n",
+         [("app_env.EMAIL_HOST_PASSWORD", 2), ("app_env.SENTRY_TOKEN", 3), ("app_env.MAPS_API_KEY", 4)]),
+        ("app_env: {PASSWORD_RESET_TIMEOUT: '3600', TOKEN_LIFETIME: 5, EMAIL_HOST_PASSWORD_FILE: /x, SECRETS_BACKEND: file, DEBUG: '0', STATIC: /x}\n", []),
+        ("app_env: '{{ other }}'\n", []),
     ],
 )
 def test_plain_text_is_found_where_it_stands(tmp_path, text, found):
@@ -255,8 +261,8 @@ def test_plain_text_is_found_where_it_stands(tmp_path, text, found):
 
 def test_plain_text_in_an_inventory_of_the_older_form(tmp_path):
     path = tmp_path / "hosts"
-    path.write_text("[web]\napp1 ansible_host=192.0.2.1 vault_a='x' vault_b={{ y }}\n[web:vars]\n# vault_c=z\napp_secret_key = abc\n")
-    assert [(each.name, each.line) for each in secret_store.plain_texts(path, KNOWN)] == [("vault_a", 2), ("app_secret_key", 5)]
+    path.write_text("[web]\napp1 ansible_host=192.0.2.1 vault_a='x' vault_b={{ y }}\n[web:vars]\n# vault_c=z\napp_secret_key = abc\nansible_ssh_pass=hush\n")
+    assert [(each.name, each.line) for each in secret_store.plain_texts(path, KNOWN)] == [("vault_a", 2), ("app_secret_key", 5), ("ansible_ssh_pass", 6)]
 
 
 # --- The client script -----------------------------------------------------------------------------------------------
@@ -551,6 +557,61 @@ def test_an_inventory_gets_what_its_hosts_need_and_no_more(place):
     assert set(after) - set(before) == {"vault_app_database_password", "vault_app_migrate_password", "vault_pki_ca_key"} and {name: after[name] for name in before} == before
 
 
+@pytest.mark.parametrize("group", sorted(set(contract.GROUPS) - {"web", "db"}))
+def test_hosts_that_reach_another_for_it_get_a_ca(place, group):
+    place.example("staging")
+    hosts = {"web": ["app1"], "db": ["app1"], group: ["store1"]}
+    (place.inventories / "staging/hosts.yml").write_text(yaml.safe_dump({name: {"hosts": dict.fromkeys(members)} for name, members in hosts.items()}))
+    answer = place.secrets("staging")
+    assert answer.returncode == 0 and "vault_pki_ca_key" in place.values("staging"), answer.text
+    assert (place.inventories / "staging/group_vars/all/pki.yml").exists()
+
+
+def test_a_file_that_holds_no_variables_is_nobodys_business(place):
+    place.example("staging")
+    a_vault(place.inventories / "staging/host_vars/app1/key.pem", "-----BEGIN X-----\nab\n-----END X-----\n", "staging", f"{PASSWORD}-staging")
+    a_vault(place.inventories / "staging/host_vars/app1.our-site.net", f"vault_here: {OTHER}\n", "staging", f"{PASSWORD}-staging")
+    answer = place.secrets("staging")
+    assert answer.returncode == 0 and "vault_here" in answer.words, answer.text
+
+
+def test_a_part_of_what_is_not_there_is_asked_for(place):
+    """A text in its place would be of no use to what takes a part of it."""
+    place.example("staging", app_files=[{"dest": f"{number}.ini", "secret": True, "content": content}
+                                        for number, content in enumerate(("{{ vault_people.admin }}", "{{ vault_rooms['a'] }}", "{{ vault_one }}.net"))])
+    answer = place.secrets("staging")
+    assert answer.returncode != 0 and set(place.values("staging")) == WANTED | {"vault_one"}, answer.text
+    for number, name in enumerate(("vault_people", "vault_rooms")):
+        assert f"{name} is not there, and app_files[{number}].content takes a part of it: add it with its parts, with `ansible-vault edit" in answer.words
+
+
+def test_a_reason_is_taken_for_an_answer(place):
+    reason = "the device takes four digits"
+    place.example("staging", accepted_secrets={"vault_door_password": reason, "app_env.SITE_TOKEN": reason})
+    main = place.inventories / "staging/group_vars/all/main.yml"
+    main.write_text(yaml.safe_dump({**yaml.safe_load(main.read_text()), "app_env": {"SITE_TOKEN": "public", "OTHER_TOKEN": "k3Qx81hf"}}))
+    place.fill("staging", **GOOD, vault_door_password="'4711'", vault_gate_password="'4711'")
+    answer = place.secrets("staging")
+    assert "vault_gate_password is too weak" in answer.words and "vault_door_password is" not in answer.words
+    assert "app_env.OTHER_TOKEN stands in plain text" in answer.words and "app_env.SITE_TOKEN stands" not in answer.words
+
+
+def test_a_folder_that_takes_no_file_is_said(place):
+    place.example("staging")
+    (place.inventories / "staging/group_vars/all/.vault.yml.new").mkdir()
+    answer = place.secrets("staging", "-vvv")
+    assert answer.returncode != 0 and "Traceback" not in answer.text and "staging cannot be read or written" in answer.words, answer.text
+
+
+def test_a_new_environment_that_has_what_is_none_is_refused_too(place):
+    """With the vault's password of another."""
+    place.example("production")
+    place.fill("production", vault_a="x")
+    place.password("staging", f"{PASSWORD}-production")
+    answer = place.new("staging")
+    assert answer.returncode != 0 and "The vault of production has the password of staging's" in answer.words, answer.text
+
+
 def test_what_somebody_else_gives_out_is_asked_for_and_the_rest_is_made(place):
     place.example("staging", base_alert_url="{{ vault_base_alert_url }}", app_deploy_key="{{ vault_app_deploy_key }}", other="{{ vault_unused | default('') }}",
                   app_files=[{"dest": "a.ini", "secret": True, "content": "[a]\nkey = {{ vault_one }}\nother = {{ vault_two }}\n"}])
@@ -599,7 +660,7 @@ def test_what_is_no_secret_is_refused(place):
         "vault_one": ("changeme", "is a placeholder: put a value of its own into the vault"),
         "vault_two": ("TODO", "is a placeholder"),
         "vault_three": (GOOD["vault_backup_files_pass"], "has the same value as vault_backup_files_pass: give each its own"),
-        "vault_four": (OTHER, "has the same value as vault_there of production: give each its own"),
+        "vault_four_password": (OTHER, "has the same value as vault_there of production: give each its own"),
     }
     place.fill("staging", **GOOD, **{name: value for name, (value, _) in refused.items() if name not in GOOD})
     text = opened(place.vault("staging"), "staging", f"{PASSWORD}-staging").replace(GOOD["vault_app_admin_password"], "Summer2026!")
@@ -615,14 +676,18 @@ def test_what_is_no_secret_is_refused(place):
 def test_other_environments_are_compared_as_far_as_they_open(place):
     for name in ("staging", "production", "locked", "open"):
         place.example(name)
-    place.fill("staging", **GOOD, vault_alert_url="https://hooks.our-site.net/T0/abcdefgh")
-    place.fill("production", vault_alert_url="https://hooks.our-site.net/T0/abcdefgh")
+    # One mail account, one project of Sentry and one language for both: nobody else could make them different.
+    shared = {"vault_alert_url": "https://hooks.our-site.net/T0/abcdefgh", "vault_smtp_password": "k3Qx81hfT0pzLwGv", "vault_sentry_dsn": "https://k3Qx81hf@sentry.our-site.net/42",
+              "vault_language": "portuguese"}
+    place.fill("staging", **GOOD, **shared)
+    place.fill("production", **shared)
     place.fill("locked", vault_there=GOOD["vault_app_admin_password"])
     (place.home / ".config/redoubt/vault-locked").unlink()
     answer = place.secrets("staging")
-    # An address is no secret; where it is used again is listed all the same.
+    # Where it is used again is listed all the same.
     assert answer.returncode == 0, answer.text
-    assert "again: vault_alert_url of production" in answer.words and "Compared with: production" in answer.words
+    assert all(f"again: {name} of production" in answer.words for name in shared), answer.text
+    assert "Compared with: production" in answer.words
     assert "Not compared with locked: inventories/locked/group_vars/all/vault.yml does not open" in answer.words
 
 

@@ -77,12 +77,13 @@ audit-edge: deps ## Let Mozilla's Observatory, testssl.sh and ssh-audit judge th
 docs: deps ## Write the roles' READMEs from their argument_specs
 	.venv/bin/python tests/specs.py --write
 
-lint: deps ## ansible-lint, yamllint, argument_specs against defaults, ruff, shellcheck
+lint: deps ## ansible-lint, yamllint, argument_specs against defaults, ruff, shellcheck, secrets in the tree and its history
 	@echo '==> Lint'
 	ansible-lint --offline --strict
 	yamllint --strict .
 	.venv/bin/python tests/specs.py
 	ruff check
+	.venv/bin/python tests/leaks.py
 	shellcheck $$(git ls-files ':!roles/*/templates/*' ':!collections' | xargs grep -lE '^#!/bin/(ba)?sh')
 
 unit: deps $(FAIL2BAN) ## Unit tests of plugins, templates and argument_specs

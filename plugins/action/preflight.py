@@ -66,12 +66,20 @@ class ActionModule(ActionBase):
         for sentence in contract.check_groups(groups, hosts):
             report.add(sentence)
         fleet = contract.is_fleet(groups)
-        rendered = {}
+        rendered, checks = {}, []
         for host in hosts:
             checked = HostCheck(self, task_vars, host, [name for name in groups if host in groups[name]], roles)
             rendered[host] = checked.values
             report.secrets.update(checked.secrets())
             for problem in checked.problems():
+                report.add(f"{problem.name} {problem.sentence}", host, checked.place(problem))
+            checks.append((host, checked))
+        # Where one host's rule has refused a value, the name that it has in the vault is not a second mistake, on no host.
+        said = set().union(*(checked.said for _, checked in checks))
+        ours = set().union(*(checked.ours() for _, checked in checks))
+        for host, checked in checks:
+            vault = {name: contract.literal(checked.raw.get(name), value) for name, value in checked.values.items() if name.startswith("vault_")}
+            for problem in contract.check_vault(vault, said, ours, checked.raw.get("accepted_secrets")):
                 report.add(f"{problem.name} {problem.sentence}", host, checked.place(problem))
         self.across_hosts(rendered, groups, report, fleet)
         for sentence in contract.check_fleet(groups, rendered) if fleet else contract.check_addresses(groups, rendered) if groups.get("backups") or groups.get("logs") else []:
@@ -161,6 +169,7 @@ class HostCheck:
         self.values: dict[str, t.Any] = {}
         self.failed: dict[str, list[AnsibleError]] = {}
         self.meant: set[str] = set()  # what misspelt variables seem to stand for
+        self.said: set[str] = set()  # values that a rule has complained of
         wanted = [*self.options, *CONNECTION, *(name for name in self.raw if name.startswith("vault_"))]
         for name in wanted:
             if name in self.available:
@@ -193,6 +202,11 @@ class HostCheck:
             except (LookupError, TypeError):
                 break
         return any("vault_" in leaf for leaf in contract.leaves(raw))
+
+    def ours(self) -> set[str]:
+        """Values that a role calls secret, and that nobody else gives out."""
+        names = [name for name, spec in self.options.items() if spec.get("no_log") and spec.get("type") == "str" and not contract.foreign(name)]
+        return {str(self.values[name]) for name in names if isinstance(self.values.get(name), str) and self.values[name]}
 
     def secrets(self) -> set[str]:
         """Values that no sentence may hold. Shorter ones would blot out ordinary words, and are refused anyway."""
@@ -251,11 +265,11 @@ class HostCheck:
                 bad.add(name)
                 yield problem
         for problem in contract.check_rules(self.values, skip=bad):
+            self.said.update(contract.leaves(self.values[problem.variable]))
             # The rules show what they complain of; a value that came from the vault is blotted out as a whole.
             if self.is_secret(problem.variable, problem.path):
                 problem = contract.Problem(problem.variable, re.sub(r"^(is|names) (['\"]).*?\2", r"\1 not as it should be", problem.sentence), problem.path)
             yield problem
-        yield from contract.check_vault({name: value for name, value in self.values.items() if name.startswith("vault_")})
         if not bad:
             yield from self.backstop()
 
@@ -296,8 +310,8 @@ class HostCheck:
                 continue  # said already: it is missing, or its own template fails
             wanted = contract.listed(names if len(names) < 5 else [*names[:4], "others"])
             if missing.startswith("vault_"):
-                made = "docs/own-database-host.md says how it is made" if missing == "vault_pki_ca_key" else f"`{contract.MAKE_SECRET}` makes a value"
-                sentence = f"is not defined, but {wanted} take{'s' if len(names) == 1 else ''} it from the vault: add it with `ansible-vault edit {self.vault_file()}`; {made}"
+                sentence = (f"is not defined, but {wanted} take{'s' if len(names) == 1 else ''} it from the vault: playbooks/secrets.yml makes it, or add it with "
+                            f"`ansible-vault edit {self.vault_file()}`")
             else:
                 sentence = f"is not defined, but {wanted} use{'s' if len(names) == 1 else ''} it{contract.closest(missing, self.available, 0.75) or ': define it, or correct the template'}"
             yield contract.Problem(missing, sentence)

@@ -16,6 +16,8 @@ import functools
 import hashlib
 import hmac
 import ipaddress
+import itertools
+import math
 import os
 import re
 import shutil
@@ -1482,15 +1484,133 @@ def leaves(value: t.Any) -> t.Iterator[str]:
         yield str(value)
 
 
-def check_vault(secrets: dict[str, t.Any]) -> t.Iterator[Problem]:
-    """The variables named vault_*: placeholders and one value under several names."""
-    owner: dict[str, str] = {}
+def texts(value: t.Any, path: tuple = ()) -> t.Iterator[tuple[tuple, str]]:
+    """Every text and number inside a value, and where it is."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from texts(item, (*path, key))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from texts(item, (*path, index))
+    elif isinstance(value, (str, int)) and not isinstance(value, bool):
+        yield path, str(value)
+
+
+def literal(raw: t.Any, value: t.Any) -> t.Any:
+    """A value without what it takes from elsewhere: that is judged where it is."""
+    if isinstance(raw, str) and ("{{" in raw or "{%" in raw):
+        return None
+    if isinstance(raw, dict) and isinstance(value, dict):
+        return {key: literal(raw.get(key), item) for key, item in value.items()}
+    if isinstance(raw, list) and isinstance(value, list):
+        return [literal(part, item) for part, item in zip(raw, value, strict=False)]
+    return value
+
+
+def accepted_names(accepted: t.Any) -> set[str]:
+    """Of `accepted_secrets`, the names for which somebody gave a reason."""
+    return {str(name) for name, reason in accepted.items() if str(reason or "").strip()} if isinstance(accepted, dict) else set()
+
+
+def check_vault(secrets: dict[str, t.Any], said: t.Collection[str] = (), ours: t.Collection[str] = (), accepted: t.Any = None) -> t.Iterator[Problem]:
+    """The variables named vault_*: placeholders, weak ones, and one value under several names.
+
+    `said` are values complained of already, `ours` those that a role calls secret.
+    """
+    owner: dict[str, tuple[str, bool]] = {}
+    reasons = accepted_names(accepted)
     for name in sorted(secrets):
-        for value in leaves(secrets[name]):
-            if placeholder(name, value):
-                yield Problem(name, f"is a placeholder: put a value of its own into the vault (`{MAKE_SECRET}`)")
-            elif len(value) >= 8 and owner.setdefault(value, name) != name:
-                yield Problem(name, f"has the same value as {owner[value]}: give each secret its own (`{MAKE_SECRET}`)")
+        for path, value in texts(secrets[name]):
+            if not reasons.isdisjoint((name, dotted(name, path))):
+                continue
+            sentence = secret_problem(name, path, value, value in ours)
+            if sentence and value not in said:
+                yield Problem(name, sentence, path)
+            elif not sentence and len(value) >= 8:
+                proof = is_proof(name, path, value, value in ours)
+                first, first_proof = owner.setdefault(value.strip(), (name, proof))
+                if first != name and (proof or first_proof):
+                    yield Problem(name, f"has the same value as {first}: give each secret its own (`{MAKE_SECRET}`), {OR_ACCEPT}", path)
+
+
+# Who and where, not a proof of anything: short ones and equal ones are honest.
+ADDRESS = re.compile(r"(?i)(.*_)?(user|username|login|host|hostname|server|port|e?mail|address|sender|from|id|name|region|bucket|domain|zone|ur[li])s?")
+# What somebody else gives out cannot be made here, and is as strong as they like.
+FOREIGN = re.compile(r"(?i)(.*_)?(ur[li]|dsn|webhook|token|api|apikey|smtp|e?mail|aws|s3|gcp|azure|stripe|paypal|sentry|oauth2?|oidc|saml|ldap|client|"
+                     r"licen[cs]e|account|recaptcha|hcaptcha|sms|twilio|github|gitlab|google|slack)s?(_.*)?|"
+                     r"(.*_)?(user|username|login|host|port|id)s?")
+# What a name says that has to be kept secret. Nothing is held against a value whose name leaves it open.
+SECRET_NAME = re.compile(r"(?i).*(password|passwort|passwd|passphrase)s?(_?\d+)?|"
+                         r"(.*[_-])?(pass|pwd|secret|(secret|private|signing|encryption|master|session|deploy|jwt|hmac|fernet|ca)_?key)s?(_?\d+)?")
+# In the place of any value; `placeholder` knows more, which a setting may honestly be.
+BLANK = re.compile(r"(?i)(change|replace)[ _-]?(me|it|this)|to[ _-]?do|fixme|x{3,}|<[^<>@/]+>|placeholder|your[ _-].*(password|secret|key|token).*")
+OR_ACCEPT = "or say in accepted_secrets why it stays (docs/secrets.md)"
+# Bits, as `strength` counts them: twelve random letters and digits have a few more.
+STRONG = 60
+COMMON = sorted(
+    """
+    password passwort passwd pass1 secret admin root test demo dummy changeme change placeholder example sample letmein welcome qwerty qwertz asdf
+    iloveyou monkey dragon login django postgres postgresql redis ansible vault staging production default master token summer winter spring autumn
+    january february march april june july august september october november december monday friday sunday foobar hello world user database
+    qwertyuiop qwertzuiop asdfghjkl zxcvbnm yxcvbnm 1q2w3e4r5t 1q2w3e4r q1w2e3r4 1qaz 2wsx 3edc 4rfv
+    backup please redoubt nginx mysql linux debian server insecure todo fixme replace your
+    """.split(),  # noqa: SIM905 - a list of words reads better so
+    key=len,
+    reverse=True,
+)
+
+
+def is_address(called: str, value: str) -> bool:
+    return bool(ADDRESS.fullmatch(called)) or bool(re.match(r"[a-z][a-z0-9+.-]*://[^/@]+(/|$)", value))
+
+
+def strength(value: str) -> float:
+    """Bits that guessing takes at most: what everybody tries first, repetitions and runs count as next to nothing."""
+    text = value[:512].casefold()
+    for word in COMMON:
+        text = text.replace(word, "\0")
+    text = re.sub(r"(19|20)\d\d", "\0", text)
+    for size in range(1, len(text) // 2 + 1):
+        if text == (text[:size] * (len(text) // size + 1))[: len(text)]:
+            text = text[:size]
+            break
+    counted, last = min(len(text), 1), None
+    for index, (before, after) in enumerate(itertools.pairwise(text)):
+        step = ord(after) - ord(before)
+        counted += not (abs(step) <= 1 and step == last) and not (index and after == text[index - 1])
+        last = step
+    classes = ((r"[a-z]", 26), (r"[A-Z]", 26), (r"[0-9]", 10), (r"[^a-zA-Z0-9]", 32))
+    pool = sum(size for pattern, size in classes if re.search(pattern, value))
+    return counted * math.log2(max(2, min(pool, 4 * len(set(text)))))
+
+
+def foreign(name: str, path: tuple = ()) -> bool:
+    """Whether somebody else gives it out, by any of its names."""
+    return any(FOREIGN.fullmatch(str(step).removeprefix("vault_")) for step in (name, *path))
+
+
+def is_proof(name: str, path: tuple, value: str, ours: bool = False) -> bool:
+    """Whether a value from the vault proves something that is this environment's alone: one of `ours`, or one whose own name says so."""
+    called = own_name(name, path)
+    return ours or bool(SECRET_NAME.fullmatch(called)) and not foreign(name, path) and not is_address(called, value)
+
+
+def own_name(name: str, path: tuple) -> str:
+    return next((step for step in reversed(path) if isinstance(step, str)), name)
+
+
+def secret_problem(name: str, path: tuple, value: str, ours: bool = False) -> str | None:
+    """Why a value from the vault is no secret; None where it is one, or none is wanted."""
+    proof = is_proof(name, path, value, ours)
+    if BLANK.fullmatch(value.strip().rstrip("!.")) or (proof and placeholder(own_name(name, path), value)):
+        return f"is a placeholder: put a value of its own into the vault (`{MAKE_SECRET}`)"
+    if not proof or "-----BEGIN " in value:
+        return None
+    if not value.strip():
+        return f"is empty: put a value into the vault (`{MAKE_SECRET}`), {OR_ACCEPT}"
+    if strength(value) < STRONG:
+        return f"is too weak ({len(value)} characters that can be guessed): put 16 random ones or more into the vault (`{MAKE_SECRET}`), {OR_ACCEPT}"
+    return None
 
 
 def check_backup_platforms(groups: dict[str, list[str]], majors: dict[str, str]) -> t.Iterator[str]:

@@ -60,7 +60,7 @@ def open_vault(loader, path: str) -> None:
 def sentence(path: str, vault_id: str, loader, error: AnsibleError) -> str:
     relative = os.path.relpath(path)
     name = path if relative.startswith("..") else relative
-    option = f"--vault-id {vault_id}@<file, script or prompt>" if vault_id else "--vault-password-file <file> or --ask-vault-pass"
+    option = f"--vault-id {vault_id}@inventories/vault-client (docs/secrets.md) or --vault-id {vault_id}@prompt" if vault_id else "--vault-password-file <file> or --ask-vault-pass"
     if not getattr(getattr(loader, "_vault", None), "secrets", None):
         return f"{name} is encrypted and no vault password was given: add {option}. Nothing was changed."
     chain: BaseException | None = error

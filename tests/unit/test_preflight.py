@@ -626,9 +626,77 @@ def test_platform():
 
 
 def test_reused_secrets():
-    found = list(contract.check_vault({"vault_a": "k3Qx81hfT0pz", "vault_b": {"x": "k3Qx81hfT0pz"}, "vault_c": "changeme", "vault_d": "short", "vault_e": "short"}))
-    assert [problem.variable for problem in found] == ["vault_b", "vault_c"]
-    assert "same value as vault_a" in found[0].sentence and "k3Qx81" not in found[0].sentence
+    found = list(contract.check_vault({"vault_a_password": "k3Qx81hfT0pz", "vault_b": {"password": "k3Qx81hfT0pz"}, "vault_c": "changeme", "vault_d": "k3Qx81hfT0pz\n"}))
+    assert [problem.name for problem in found] == ["vault_b.password", "vault_c", "vault_d"]
+    assert "same value as vault_a_password" in found[0].sentence and "k3Qx81" not in found[0].sentence
+    assert list(contract.check_vault({"vault_a_password": "k3Qx81hfT0pz"}, said={"k3Qx81hfT0pz"})) == []
+
+
+WEAK = ["short", "Summer2026!", "passwordpassword", "abcdefghijklmnopqrstuvwxyz", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        "12345678901234567890", "changeme-please", "Admin-Production-2026", "xyzxyzxyzxyzxyzxyzxyz", "django-secret-key", "abababababababababababab", "20260101", "K3q!",
+        "qwertyuiopasdfghjkl", "zxcvbnmqwertyuiop", "1q2w3e4r5t6z", "1qaz2wsx3edc4rfv", "abababababxyxyxyxyxy", "admin", "test", ""]
+
+
+@pytest.mark.parametrize("value", [*WEAK, 4711])
+@pytest.mark.parametrize("name", ["vault_app_admin_password", "vault_app_secret_key", "vault_backup_files_pass"])
+def test_weak_secrets(name, value):
+    found = list(contract.check_vault({name: value}))
+    assert [problem.variable for problem in found] == [name], value
+    assert not value or str(value) not in found[0].sentence
+
+
+def test_what_our_roles_call_secret_is_one_whatever_the_vault_calls_it():
+    assert [problem.name for problem in contract.check_vault({"vault_of_the_site": "Abc12345", "vault_other": "Abc12346"}, ours={"Abc12345"})] == ["vault_of_the_site"]
+
+
+@pytest.mark.parametrize(
+    "secrets",
+    [
+        {"vault_smtp_user": "mailer", "vault_smtp": {"host": "mail", "user": "mailer", "password": "aqwk zbrt mxle oprd"}},
+        {"vault_alert_url": "https://hooks.test/a", "vault_ping_url": "https://hooks.test/a"},
+        {"vault_smtp_password": "xK2-9fTq"},
+        {"vault_flag": True, "vault_none": None, "vault_words_password": "correct horse battery staple"},
+        {"vault_key": "-----BEGIN PRIVATE KEY-----\naaaa\n-----END PRIVATE KEY-----\n"},
+        # What others gave out is as weak as they like, empty too, and one account may have two names.
+        {"vault_smtp_password": "Abc12345", "vault_sms_pin": 4821, "vault_ldap_password": "", "vault_stripe_key": "test"},
+        {"vault_smtp_password": "k3Qx81hfT0pzLwGv", "vault_imap": {"mail": {"password": "k3Qx81hfT0pzLwGv"}}},
+        # Settings that somebody keeps in a vault.
+        {"vault_redis_db": 0, "vault_smtp_tls": "starttls", "vault_imap_tls": "starttls", "vault_stripe_mode": "live", "vault_oauth_scope": "openid", "vault_currency": "EUR",
+         "vault_phone": "12345678", "vault_office_ips": ["192.0.2.1", "192.0.2.2"], "vault_app_language": "de", "vault_mode": "replace", "vault_tls": "insecure",
+         "vault_environment": "production", "vault_deploy_environment": "production", "vault_title": "Your shop", "vault_from": "<shop@our-site.net>", "vault_pass_through": "yes",
+         "vault_token_lifetime": 300, "vault_password_min_length": 12, "vault_secret_name": "x", "vault_public_key": "test", "vault_empty": "", "vault_login": "admin"},
+        {"vault_app_secret_env": {"EMAIL_USE_TLS": "1", "LOG_LEVEL": "INFO", "SENTRY_ENVIRONMENT": "staging", "EMAIL_HOST_USER": "admin", "DB_USER": "test", "EMAIL_HOST_PASSWORD": "Abc12345",
+                                  "PASSWORD_RESET_TIMEOUT": "3600", "SOMETHING": "", "CSRF_USE_SESSIONS": "test"}},
+    ],
+)
+def test_what_is_no_proof_of_anything_may_be_short_and_the_same(secrets):
+    assert list(contract.check_vault(secrets)) == []
+
+
+@pytest.mark.parametrize("value", ["changeme", "change_me", "TODO", "<password>", "xxxx", "replace-me", "FIXME!", "your-api-key", "placeholder"])
+@pytest.mark.parametrize("name", ["vault_thing", "vault_smtp_password", "vault_smtp_host"])
+def test_a_placeholder_is_none_of_anybodys(name, value):
+    found = list(contract.check_vault({name: value}))
+    assert [problem.variable for problem in found] == [name] and "is a placeholder" in found[0].sentence
+
+
+def test_a_secret_that_somebody_answers_for_is_accepted():
+    weak = {"vault_printer_password": "4711", "vault_door_password": "4711"}
+    reason = "the device takes four digits"
+    assert len(list(contract.check_vault(weak))) == 2
+    assert "accepted_secrets" in next(contract.check_vault(weak)).sentence
+    assert [problem.variable for problem in contract.check_vault(weak, accepted={"vault_printer_password": reason})] == ["vault_door_password"]
+    inner = {"vault_house": {"door_password": "4711", "gate_password": "4712"}}
+    assert [problem.name for problem in contract.check_vault(inner, accepted={"vault_house.door_password": reason})] == ["vault_house.gate_password"]
+    assert list(contract.check_vault(inner, accepted={"vault_house": reason})) == []
+    for nothing in ({"vault_printer_password": ""}, {"vault_printer_password": None}, ["vault_printer_password"], None, "vault_printer_password"):
+        assert len(list(contract.check_vault(weak, accepted=nothing))) == 2
+
+
+@given(st.text(alphabet="abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", min_size=1, max_size=60))
+def test_strength_does_not_count_what_is_repeated(value):
+    assert contract.strength(value * 3) <= contract.strength(value) + 7
+    assert contract.strength(value) <= len(value) * 6
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from(["", "/", "..", "a b", "-", "git@", "ssh://[", "|1|", "/%", "1.2.3.4/", "@"])
@@ -727,7 +795,7 @@ def test_all_mistakes_in_one_run_and_nothing_touched(run):
     place = "inventories/lab/group_vars/all/main.yml"
     assert "app_domain is no variable of this kit: did you mean app_domains?" in lines[0] and place + ":" in lines[0]
     assert [line for line in lines if line.startswith("debug_mode is not defined, but app_env uses it")]
-    assert [line for line in lines if line.startswith("vault_app_secret_key is not defined, but app_secret_env and app_secret_key take it from the vault: add it with `ansible-vault edit inventories/lab/group_vars/all/vault.yml`")]
+    assert [line for line in lines if line.startswith("vault_app_secret_key is not defined, but app_secret_env and app_secret_key take it from the vault: playbooks/secrets.yml makes it, or add it with `ansible-vault edit inventories/lab/group_vars/all/vault.yml`")]
     # app_domains itself is not complained of as missing: one mistake, one sentence.
     assert not [line for line in lines if line.startswith("app_domains")]
     assert [line for line in lines if line.startswith("app_package is not defined, but app_env uses it")]
@@ -746,7 +814,7 @@ def test_one_mistake_is_the_message_itself(run):
 def test_secret_values_are_never_shown(run):
     secret = "k3Qx81hf T0pzLwGv?"
     run.variables["vault_path"] = secret
-    run.variables["vault_twin"] = secret
+    run.variables["vault_twin_password"] = secret
     run.variables["app_health_path"] = "{{ vault_path }}"
     run.variables["app_domains"] = [secret]
     run.variables["app_secret_key"] = secret
@@ -757,6 +825,33 @@ def test_secret_values_are_never_shown(run):
     assert "app_files[0].dest is '../notes.ini'" in answer.stdout
     for name in ("vault_twin", "app_health_path", "app_domains", "app_secret_key"):
         assert name in answer.stdout
+
+
+def test_weak_secrets_are_refused_before_anything_is_touched(run):
+    weak = "Winter2025!"
+    run.variables["vault_app_admin_password"] = weak
+    run.variables["app_secret_env"]["DJANGO_SUPERUSER_PASSWORD"] = "{{ vault_app_admin_password }}"
+    answer = run("-vvv")
+    assert answer.returncode != 0 and "first-change" not in answer.stdout
+    assert "vault_app_admin_password is too weak (11 characters that can be guessed)" in answer.stdout and weak not in answer.stdout + answer.stderr
+    run.variables["accepted_secrets"] = {"vault_app_admin_password": "a demonstration that is open to everybody"}
+    run.variables["vault_alias_password"] = "{{ vault_app_admin_password }}"
+    answer = run()
+    assert answer.returncode == 0, answer.stdout
+    # What one of our roles calls secret is one under any name.
+    run.variables["base_alert_url"] = "{{ vault_call }}"
+    run.variables["vault_call"] = "https://hooks.our-site.net/a"
+    run.variables["app_database_password"] = "{{ vault_of_a_role }}"
+    run.variables["vault_of_a_role"] = "Abc12345"
+    assert "vault_of_a_role is too weak" in run().stdout and "vault_call" not in run().stdout
+    run.variables["app_database_password"] = ["{{ vault_of_a_role }}"]
+    assert "app_database_password is a list, but must be a text" in run().stdout
+    del run.variables["app_database_password"], run.variables["vault_of_a_role"]
+    # What a rule of its own has refused is not refused a second time under its other name.
+    run.variables["vault_app_admin_password"] = "k3Qx81hfT0pzLwGv"
+    run.variables["vault_app_secret_key"] = "k3Qx81hf"
+    answer = run()
+    assert "app_secret_key has 8 characters" in answer.stdout and "vault_app_secret_key" not in answer.stdout
 
 
 def test_places_of_single_hosts(run):
@@ -857,7 +952,7 @@ def test_every_playbook_has_a_preflight_or_says_that_it_has_none():
         first, *others = yaml.safe_load(path.read_text())
         if any("redoubt.django.preflight" in task for task in first["tasks"]):
             assert first["tasks"][0]["register"] == "site_preflight", path
-        else:
+        elif any(play["hosts"] != "localhost" for play in (first, *others)):
             assert all(play["vars"]["site_preflight"] == "skipped" for play in (first, *others)), path
     for path in sorted(ROOT.glob("roles/*/meta/main.yml")):
         for role in yaml.safe_load(path.read_text())["dependencies"]:

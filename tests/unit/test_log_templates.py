@@ -28,7 +28,7 @@ def test_the_sender_reaches_the_log_server_alone() -> None:
     assert "User=redoubt-logs" in unit and "CapabilityBoundingSet=" in unit
 
 
-@pytest.mark.parametrize(("name", "wanted"), [("app1", {"nginx.access", "nginx.error", "packages"}), ("db1", {"postgresql", "packages"}), ("store1", {"packages"})])
+@pytest.mark.parametrize(("name", "wanted"), [("app1", {"nginx.access", "nginx.error", "audit", "packages"}), ("db1", {"postgresql", "audit", "packages"}), ("store1", {"audit", "packages"})])
 def test_files_are_read_where_they_are(name, wanted) -> None:
     host = Host(name, FLEET)
     assert {item["dataset"] for item in host["__logs_files"]} == wanted

@@ -175,9 +175,10 @@ def test_bans_arrive(answers) -> None:
 def test_sudo_and_sshd_arrive(answers, lab) -> None:
     mark = secrets.token_hex(8)
     lab.host(lab.web, sudo=False).check_output(f"sudo /usr/bin/test {mark} = {mark}")
-    rows, _ = answers.wait("show", "--dataset", "sudo", "--text", mark)
+    # Of this host: the question itself is asked with sudo, on the log server.
+    rows, _ = answers.wait("show", "--dataset", "sudo", "--host", lab.web, "--text", mark)
     assert "COMMAND=/usr/bin/test" in rows[0]["message"]
-    assert any(mark in row["message"] for row in answers.wait("sudo")[0])
+    assert any(mark in row["message"] for row in answers.wait("sudo", "--host", lab.web)[0])
     answers.wait("show", "--dataset", "sshd", "--host", lab.web)
 
 

@@ -61,7 +61,7 @@ def at(lab, name: str, script: str) -> str:
     values = lab.vars(name)
     line = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-p", str(values["ansible_port"]), "-i", values["ansible_ssh_private_key_file"]]
     line += [*shlex.split(values["ansible_ssh_common_args"]), f"{values['ansible_user']}@{values['ansible_host']}", "sudo python3 -"]
-    done = subprocess.run(line, input=script, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(line, input=script, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

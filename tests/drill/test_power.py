@@ -49,6 +49,9 @@ def test_what_was_live_is_live_after_a_boot(lab, releases, https, power) -> None
         assert time.monotonic() < deadline, releases.host.run("fail2ban-client status sshd").stdout
         time.sleep(0.5)
     releases.host.check_output("fail2ban-client unban 198.51.100.77")
+    # What ships the logs runs again, whichever number its process had.
+    units = "systemctl list-unit-files --plain --no-legend --state=enabled rsyslog.service 'redoubt-logs-*.service' | cut -d' ' -f1"
+    assert set(releases.host.check_output(f"systemctl is-active $({units}) || :").split()) <= {"active"}
 
 
 @pytest.mark.slow

@@ -389,7 +389,9 @@ def test_after_a_boot_what_may_not_have_reached_the_disk_is_read_again(world: Wo
     (positions / "imfile-state:1").write_text("later")
     current = world.spool / "current"
     current.write_bytes(b"".join(current.read_bytes().splitlines(True)[:150]))
+    (world.spool / "writer.pid").write_text(str(os.getpid()))
     assert run("one") == "" and (positions / "imjournal.state").read_text() == "later"
+    assert not (world.spool / "writer.pid").exists()
     assert "has booted" in run("two")
     assert {path.name: path.read_text() for path in positions.iterdir()} == {"imjournal.state": "at the checkpoint"}
     # What rsyslog writes now is delivered, although as much was acknowledged of this file before.

@@ -1152,6 +1152,13 @@ def app_postgres_extensions(value, values):
             yield f"is {name!r}, which is no name of an extension: write it as CREATE EXTENSION takes it, e.g. pg_trgm", (index,)
 
 
+@rule("postgres_settings")
+def postgres_settings(value, values):
+    for name in value:
+        if name.lower() == "shared_preload_libraries":
+            yield "would take pgAudit away, and nothing would be audited: name the libraries in postgres_preload_libraries", (name,)
+
+
 @rule("app_releases_kept")
 def app_releases_kept(value, values):
     if value < 1:

@@ -11,7 +11,7 @@ import secrets
 import time
 from pathlib import Path
 
-import leaks
+import logged
 import pytest
 
 VISITOR = (Path(__file__).parent / "visitor.py").read_text()
@@ -87,7 +87,7 @@ class Strangers:
         job = {"domain": self.site["app_domains"][0], "server": server, "source": source, "ca": self.lab.ca.read_text(), "do": steps}
         job |= {"path": self.site["app_login_paths"][0], "for": proxied}
         # With a password in it, which sudo would log with the command.
-        return json.loads(leaks.at(self.lab, self.lab.stranger, f"import io, sys\nsys.stdin = io.StringIO({json.dumps(job)!r})\n{VISITOR}"))
+        return json.loads(logged.at(self.lab, self.lab.stranger, f"import io, sys\nsys.stdin = io.StringIO({json.dumps(job)!r})\n{VISITOR}"))
 
     def outcomes(self, source: str, *steps: list, proxied: str = "") -> list:
         return [outcome for _, outcome, *_ in self.visit(source, *steps, proxied=proxied)]

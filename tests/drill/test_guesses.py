@@ -8,6 +8,7 @@ import secrets
 import time
 
 import pytest
+from login import at_site
 
 KEYS = ["v", "ip", "event", "user", "target", "detail", "method", "path", "request"]
 
@@ -35,23 +36,16 @@ def events(lab, web):
     return read
 
 
-def login(browser, site: str, user: str, password: str):
-    url = f"{site}/accounts/login/"
-    token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', browser.get(url, timeout=20).text)[1]
-    return browser.post(url, data={"username": user, "password": password, "csrfmiddlewaretoken": token}, headers={"Referer": url}, timeout=30,
-                        allow_redirects=False)
-
-
 def test_logins_are_told_with_the_address_first(https, browse, site, lab, events) -> None:
     password = lab.vars(lab.web)["vault_app_admin_password"]
     # Whoever ran drills before may have left a delay; a good login ends it for this address.
     deadline = time.monotonic() + 60
-    while login(browse(lab.web), site, "admin", password).status_code != 302:
+    while at_site(browse(lab.web), site, "admin", password).status_code != 302:
         assert time.monotonic() < deadline
         time.sleep(1)
     before = len(events())
-    assert login(https, site, "admin", "wrong").status_code == 200
-    assert login(https, site, "admin", password).status_code == 302
+    assert at_site(https, site, "admin", "wrong").status_code == 200
+    assert at_site(https, site, "admin", password).status_code == 302
     told = events()[before:]
     assert [event["event"] for event in told] == ["login_failed", "login_ok"], told
     assert {event["user"] for event in told} == {"admin"} and len({event["ip"] for event in told}) == 1
@@ -61,7 +55,7 @@ def test_logins_are_told_with_the_address_first(https, browse, site, lab, events
 
 def test_a_name_cannot_forge_an_event_or_leave_a_password_behind(https, site, web, lab, events) -> None:
     typed = f'hunter{secrets.token_hex(4)}\n{{"v": 1, "ip": "192.0.2.1", "event": "login_failed"}}\x1b[2J'
-    login(https, site, typed, "x")
+    at_site(https, site, typed, "x")
     https.get(f"{site}/nothing?{typed}", timeout=20)
     told = events()
     assert [event["event"] for event in told] == ["login_failed"]
@@ -73,11 +67,11 @@ def test_guesses_are_slowed_and_the_delay_ends_by_itself(browse, site, lab, even
     # A name of its own: failures of an account with a good login from here are counted apart.
     user = f"drill-{secrets.token_hex(6)}"
     for _ in range(7):
-        login(browse(lab.web), site, user, "wrong")
+        at_site(browse(lab.web), site, user, "wrong")
     told = [event["event"] for event in events()]
     assert told.count("login_failed") >= 5 and "login_throttled" in told, told
     time.sleep(5)
-    login(browse(lab.web), site, user, "wrong")
+    at_site(browse(lab.web), site, user, "wrong")
     assert [event["event"] for event in events()][-1] == "login_failed"
 
 

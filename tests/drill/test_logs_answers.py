@@ -9,8 +9,9 @@ import secrets
 import shlex
 import time
 
-import leaks
+import logged
 import pytest
+from login import at_site
 
 # Waits on the log server until a question is answered, and says when that was. The hosts of a lab have this machine's clock.
 WAIT = """
@@ -70,13 +71,6 @@ def answers(lab):
     return found
 
 
-def login(browser, site: str, user: str, password: str):
-    url = f"{site}/accounts/login/"
-    token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', browser.get(url, timeout=20).text)[1]
-    return browser.post(url, data={"username": user, "password": password, "csrfmiddlewaretoken": token}, headers={"Referer": url}, timeout=30,
-                        allow_redirects=False)
-
-
 @pytest.mark.parametrize("count", [10, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_failed_login_is_answered_for(answers, browse, lab, table, count: int) -> None:
     if lab.vars(lab.web).get("app_guard", "enforce") != "enforce":
@@ -85,7 +79,7 @@ def test_a_failed_login_is_answered_for(answers, browse, lab, table, count: int)
     for _ in range(count):
         # A name of its own each time: guesses at one account are slowed. An address may send a login a second.
         began = time.time()
-        response = login(browse(lab.web), answers.site, f"drill-{secrets.token_hex(6)}", "wrong")
+        response = at_site(browse(lab.web), answers.site, f"drill-{secrets.token_hex(6)}", "wrong")
         sent = time.time()
         request = response.headers["X-Request-ID"]
         (record,), answered = answers.wait("show", "--dataset", "django.security", "--text", request)
@@ -201,7 +195,7 @@ def test_deploys_arrive(answers, lab) -> None:
 
 def test_an_administrators_statement_arrives_without_its_text(answers, lab) -> None:
     role, password = f"drill_{secrets.token_hex(4)}", f"hunter{secrets.token_hex(8)}"
-    leaks.statements(lab, lab.groups["db"][0], role, password)
+    logged.statements(lab, lab.groups["db"][0], role, password)
     rows, _ = answers.wait("show", "--dataset", "postgresql", "--text", "ROLE,DROP ROLE")
     assert rows[-1]["user.name"] == "postgres" and rows[-1]["postgresql.database"] == "postgres"
     told = [row["message"] for row in answers.wait("show", "--dataset", "postgresql", "--text", "AUDIT: SESSION")[0]]
@@ -209,7 +203,7 @@ def test_an_administrators_statement_arrives_without_its_text(answers, lab) -> N
     failed, _ = answers.wait("show", "--dataset", "postgresql", "--level", "err", "--text", role)
     assert "already exists" in failed[0]["message"] and failed[0]["postgresql.sql_state"] == "42710"
     for name in {lab.groups["db"][0], lab.groups["logs"][0]}:
-        assert leaks.search(lab, name, {"password": password})["found"] == {}
+        assert logged.search(lab, name, {"password": password})["found"] == {}
 
 
 def test_a_slow_statement_of_the_application_arrives(answers, lab) -> None:

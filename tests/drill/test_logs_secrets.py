@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import secrets
 
-import leaks
+import logged
 import pytest
-from test_logs_answers import Answers, login
+from login import at_site
+from test_logs_answers import Answers
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +31,15 @@ open({folder!r} + "/file", "wb").write(b"x" * ((1 << 20) - 9) + {planted["file"]
 open({folder!r} + "/quoted", "w").write("GET /?token=" + urllib.parse.quote({planted["quoted"]!r}, safe=""))
 gzip.open({folder!r} + "/old.gz", "wb").write(b"x" + {planted["compressed"]!r}.encode())
 """
-    leaks.at(lab, lab.web, script)
+    logged.at(lab, lab.web, script)
     try:
-        found = leaks.search(lab, lab.web, planted)["found"]
+        found = logged.search(lab, lab.web, planted)["found"]
     finally:
         answers.web.check_output("rm -r %s", folder)
     assert {place.removeprefix(folder): names for place, names in found.items() if place == "journal" or place.startswith(folder)} == {
         "journal": ["encoded", "journal"], "/file": ["file"], "/quoted": ["quoted"], "/old.gz": ["compressed"]}
     answers.wait("show", "--dataset", "journal", "--text", folder[9:], "--host", lab.web)
-    arrived = leaks.search(lab, lab.groups["logs"][0], planted)["found"]
+    arrived = logged.search(lab, lab.groups["logs"][0], planted)["found"]
     assert [sorted(names) for place, names in arrived.items() if place.startswith(f"/var/log/redoubt/{lab.web}/")] == [["encoded", "journal"]]
 
 
@@ -46,9 +47,9 @@ def test_no_log_has_a_secret(answers, lab, browse) -> None:
     typed = {f"typed {where}": f"hunter{secrets.token_hex(12)}" for where in ("as password", "as name", "in a query", "in a referrer", "while the database was away",
                                                                            "as a database password", "in a cookie", "as basic authentication")}
     admin, site = lab.vars(lab.web)["vault_app_admin_password"], answers.site
-    assert login(browse(lab.web), site, "admin", admin).status_code in (200, 302)
-    login(browse(lab.web), site, "admin", typed["typed as password"])
-    login(browse(lab.web), site, typed["typed as name"], "x")
+    assert at_site(browse(lab.web), site, "admin", admin).status_code in (200, 302)
+    at_site(browse(lab.web), site, "admin", typed["typed as password"])
+    at_site(browse(lab.web), site, typed["typed as name"], "x")
     browser = browse(lab.web)
     browser.get(f"{site}/", params={"token": typed["typed in a query"]}, headers={"Referer": f"{site}/?t={typed['typed in a referrer']}"}, timeout=20)
     browser.get(f"{site}/nothing", params={"token": typed["typed in a query"]}, cookies={"sessionid": typed["typed in a cookie"]},
@@ -65,12 +66,12 @@ def test_no_log_has_a_secret(answers, lab, browse) -> None:
     finally:
         db.check_output("systemctl start %s", unit)
     role = f"drill_{secrets.token_hex(4)}"
-    leaks.statements(lab, db_name, role, typed["typed as a database password"])
+    logged.statements(lab, db_name, role, typed["typed as a database password"])
     last = browser.get(f"{site}/accounts/login/", timeout=20).headers["X-Request-ID"]
     answers.wait("show", "--dataset", "nginx.access", "--text", last)
     answers.wait("show", "--dataset", "postgresql", "--text", "ROLE,DROP ROLE")
-    wanted = {**leaks.vault(lab), **typed}
+    wanted = {**logged.vault(lab), **typed}
     assert len(wanted) > len(typed) + 5
-    looked = {name: leaks.search(lab, name, wanted) for name in lab.groups["all"]}
+    looked = {name: logged.search(lab, name, wanted) for name in lab.groups["all"]}
     assert all(each["bytes"] > 1 << 20 and each["secrets"] >= len(wanted) for each in looked.values()), looked
     assert {name: each["found"] for name, each in looked.items()} == {name: {} for name in looked}

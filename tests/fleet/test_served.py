@@ -8,13 +8,7 @@ import secrets
 import time
 
 from cryptography import x509
-
-
-def login(browser, site: str, user: str, password: str):
-    url = f"{site}/accounts/login/"
-    token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', browser.get(url, timeout=20).text)[1]
-    return browser.post(url, data={"username": user, "password": password, "csrfmiddlewaretoken": token}, headers={"Referer": url}, timeout=30,
-                        allow_redirects=False)
+from login import at_site
 
 
 def test_each_host_serves_with_a_certificate_of_its_own(lab, fleet, browse, site) -> None:
@@ -34,7 +28,7 @@ def test_a_session_of_one_host_is_one_of_the_other_and_ends_on_both(lab, fleet, 
     first, second = (browse(name) for name in list(fleet.hosts)[:2])
     deadline = time.monotonic() + 60
     # Whoever guessed before may have left a delay.
-    while login(first, site, "admin", lab.vars(lab.web)["vault_app_admin_password"]).status_code != 302:
+    while at_site(first, site, "admin", lab.vars(lab.web)["vault_app_admin_password"]).status_code != 302:
         assert time.monotonic() < deadline
         time.sleep(1)
     second.cookies.update(first.cookies)
@@ -52,8 +46,8 @@ def test_guesses_on_one_host_count_on_the_other(fleet, browse, site) -> None:
     user = f"drill-{secrets.token_hex(6)}"
     since = fleet.hosts[second].check_output("date +@%s.%6N")
     for _ in range(6):
-        login(browse(first), site, user, "wrong")
-    login(browse(second), site, user, "wrong")
+        at_site(browse(first), site, user, "wrong")
+    at_site(browse(second), site, user, "wrong")
     journal = f"journalctl --no-pager -o cat --since={since} _TRANSPORT=journal SYSLOG_IDENTIFIER={fleet.name}-security"
     told = [json.loads(line)["event"] for line in fleet.hosts[second].check_output(journal).splitlines()]
     # Nobody had guessed there before.

@@ -5,15 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-
-
-def shown(host, unit: str, *properties: str) -> dict[str, str]:
-    lines = host.check_output("systemctl show --property=%s %s", ",".join(properties), unit).splitlines()
-    return dict(line.split("=", 1) for line in lines)
-
-
-def exposure(host, unit: str) -> float:
-    return float(host.check_output("systemd-analyze security --no-pager %s", unit).splitlines()[-1].split(":")[1].split()[0])
+from services import exposure, shown
 
 
 @pytest.fixture

@@ -592,6 +592,8 @@ def test_who_gets_the_roles_of_the_backups():
         ({"log_server_path": "/var"}, "log_server_path is '/var'"),
         ({"log_server_retention_days": 0}, "log_server_retention_days is 0: keep two days or more"),
         ({"log_server_on_calendar": "0 1 * * *"}, "log_server_on_calendar is '0 1 * * *', which is cron's form"),
+        ({"postgres_settings": {"work_mem": "8MB"}, "postgres_preload_libraries": ["pg_stat_statements"]}, None),
+        ({"postgres_settings": {"Shared_Preload_Libraries": "pg_stat_statements"}}, "postgres_settings.Shared_Preload_Libraries would take pgAudit away"),
         ({"log_server_forward": {}}, None),
         ({"log_server_forward": {"port": 6514}}, "log_server_forward.host is ''"),
         ({"log_server_forward": {"host": "192.0.2.1"}}, "log_server_forward.host is '192.0.2.1': write the collector's name"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import json
 import re
 import zoneinfo
@@ -49,14 +50,15 @@ NO_TEXT = re.compile("[\ud800-\udfff]")
 
 
 def stamp(moment: datetime.datetime) -> str:
-    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(datetime.UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def text(value: Any, longest: int = LONGEST_FIELD) -> str:
     """A value as a text that every reader can hold."""
     if not isinstance(value, str):
         value = "" if value is None else str(value)
-    return NO_TEXT.sub(shown, value[:longest])
+    value = value[:longest]
+    return value if value.isascii() else NO_TEXT.sub(shown, value)
 
 
 def shown(found: re.Match) -> str:
@@ -83,7 +85,12 @@ def number(value: Any) -> int | float | None:
 
 def fields(**given: Any) -> dict[str, Any]:
     """Names with `__` for dots; what is empty is left out."""
-    return {name.replace("__", "."): value for name, value in given.items() if value not in (None, "", "-")}
+    return {dotted(name): value for name, value in given.items() if value not in (None, "", "-")}
+
+
+@functools.cache
+def dotted(name: str) -> str:
+    return name.replace("__", ".")
 
 
 class Reader:

@@ -175,7 +175,9 @@ def test_no_password_and_no_secret(place):
     before = place.vault("staging").read_bytes()
     answer = place.play("rotate.yml", "-i", "inventories/staging", "-e", "secret=app_secret_key")
     assert answer.returncode != 0 and "vault.yml is encrypted and no vault password was given" in answer.words and "Nothing was changed" in answer.words
-    answer = place.play("rotate.yml", "-i", "inventories/staging", "--vault-id", f"staging@{CLIENT}")
+    key = "ssh-ed25519 " + rotation.public_half(secret_store.deploy_key("x")[0]).split()[1]
+    values = json.dumps({"app_domains": ["our-site.net"], "base_admins": [{"name": "alice", "keys": [key]}]})
+    answer = place.play("rotate.yml", "-i", "inventories/staging", "--vault-id", f"staging@{CLIENT}", "-e", values)
     assert answer.returncode != 0 and "secret is not given: it is one of app_secret_key and app_deploy_key" in answer.words
     assert place.vault("staging").read_bytes() == before
 

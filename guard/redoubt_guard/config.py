@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import ipaddress
 import json
 import re
@@ -50,6 +51,7 @@ class Config:
 
     settings_module: str = ""
     stage: str = "worker"
+    # Those whose last day is not over.
     secret_key_fallbacks: tuple[str, ...] = ()
     # What `skip` may name; the overlay knows.
     known_switches: tuple[str, ...] = ()
@@ -68,10 +70,7 @@ def from_environment(environ: Mapping[str, str], known_switches: tuple[str, ...]
     """
     mistakes: list[str] = []
     values = _json(environ, "REDOUBT_GUARD", dict, "an object", mistakes)
-    fallbacks = _json(environ, "REDOUBT_SECRET_KEY_FALLBACKS", list, "a list of strings", mistakes)
-    if not all(isinstance(key, str) and key for key in fallbacks):
-        mistakes.append("REDOUBT_SECRET_KEY_FALLBACKS: must be a JSON list of strings that are not empty.")
-        fallbacks = []
+    fallbacks = _fallbacks(environ, mistakes)
     given = {}
     for key, value in values.items():
         mistake = _mistake(key, value, known_switches)
@@ -91,7 +90,28 @@ def from_environment(environ: Mapping[str, str], known_switches: tuple[str, ...]
         mistakes.append("REDOUBT_GUARD: domains must name at least one host name, or every request would be refused.")
     if mistakes:
         raise ImproperlyConfigured("\n".join(mistakes))
-    return Config(**given, settings_module=module, stage=stage, secret_key_fallbacks=tuple(fallbacks), known_switches=known_switches)
+    return Config(**given, settings_module=module, stage=stage, secret_key_fallbacks=fallbacks, known_switches=known_switches)
+
+
+def _fallbacks(environ: Mapping[str, str], mistakes: list[str]) -> tuple[str, ...]:
+    """The keys that still count today: one whose end has passed is dead, however old the environment is that it stands in."""
+    name = "REDOUBT_SECRET_KEY_FALLBACKS"
+    today = datetime.datetime.now(datetime.timezone.utc).date()
+    keys = []
+    for entry in _json(environ, name, list, 'a list of {"key": …, "until": …}', mistakes):
+        key, until = (entry.get("key"), entry.get("until", "")) if isinstance(entry, dict) else ("", "")
+        try:
+            # Without a last day: one that is about to be the key.
+            counts = until == "" or datetime.date.fromisoformat(until) >= today
+        except (TypeError, ValueError):
+            mistakes.append(f"{name}: until must be a day, 2026-12-31, or empty.")
+            return ()
+        if not isinstance(key, str) or not key:
+            mistakes.append(f'{name}: must be a JSON list of {{"key": …, "until": …}}, with keys that are strings and not empty.')
+            return ()
+        if counts:
+            keys.append(key)
+    return tuple(keys)
 
 
 def _json(environ: Mapping[str, str], name: str, kind: type, called: str, mistakes: list[str]) -> Any:

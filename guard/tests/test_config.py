@@ -1,5 +1,6 @@
 """The guard's own configuration: every mistake gets one sentence that says what to write instead."""
 
+import datetime
 import json
 
 import pytest
@@ -36,7 +37,7 @@ def test_defaults_and_given_values():
             "throttle_cap": 60,
         },
         REDOUBT_STAGE="web",
-        REDOUBT_SECRET_KEY_FALLBACKS='["old"]',
+        REDOUBT_SECRET_KEY_FALLBACKS='[{"key": "old"}]',
     )
     assert config == Config(
         app="shop",
@@ -87,8 +88,18 @@ def test_mistakes_of_the_environment():
     assert complaint(REDOUBT_STAGE="prod") == "REDOUBT_STAGE: must be one of web, worker, migrate, build, not 'prod'."
     assert complaint(REDOUBT_SETTINGS_MODULE="") == "REDOUBT_SETTINGS_MODULE: must name the project's own settings module."
     assert complaint(REDOUBT_SETTINGS_MODULE="redoubt_guard.settings").endswith("not the guard's.")
-    for wrong in ('"x"', "[1]", '[""]'):
+    for wrong in ('"x"', "[1]", '["x"]', '[{"key": ""}]', '[{"key": 1}]', '[{"until": ""}]'):
         assert "REDOUBT_SECRET_KEY_FALLBACKS: must be" in complaint(REDOUBT_SECRET_KEY_FALLBACKS=wrong)
+    for wrong in ("tomorrow", "2026-02-30", 20261231, None):
+        value = json.dumps([{"key": "hunter2", "until": wrong}])
+        assert complaint(REDOUBT_SECRET_KEY_FALLBACKS=value) == "REDOUBT_SECRET_KEY_FALLBACKS: until must be a day, 2026-12-31, or empty."
+
+
+def test_a_fallback_ends_with_its_last_day():
+    today = datetime.datetime.now(datetime.timezone.utc).date()
+    days = {"over": today - datetime.timedelta(days=1), "last": today, "next": ""}
+    value = json.dumps([{"key": key, "until": str(day)} for key, day in days.items()])
+    assert read(GOOD, REDOUBT_SECRET_KEY_FALLBACKS=value).secret_key_fallbacks == ("last", "next")
 
 
 def test_a_broken_secret_is_not_repeated():

@@ -297,7 +297,7 @@ def test_report_of_a_project_that_does_not_start():
 
 def test_report_shows_no_secrets():
     for arguments in ((), ("--json",)):
-        done = report("full", *arguments, REDOUBT_SECRET_KEY_FALLBACKS=json.dumps(["another-secret-" + STRONG]), **FULL)
+        done = report("full", *arguments, REDOUBT_SECRET_KEY_FALLBACKS=json.dumps([{"key": "another-secret-" + STRONG}]), **FULL)
         for secret in (STRONG, "another-secret", "a-secret-database-password", "django-insecure"):
             assert secret not in done.stdout + done.stderr
     config = json.dumps({"app": "shop", "domains": ["example.test"], "redis": "redis://:hunter2@localhost/0"})

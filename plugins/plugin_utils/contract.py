@@ -675,6 +675,32 @@ def app_secret_key(value, values):
         yield f"{reason}, but must have 50 random ones or more: put another into the vault (`{MAKE_SECRET}`)"
 
 
+@rule("app_secret_key_fallbacks")
+def app_secret_key_fallbacks(value, values):
+    for index, item in enumerate(value):
+        if item.get("until") and not is_day(item["until"]):
+            yield "is no day: write it as 2026-12-31", (index, "until")
+        if not item["key"].strip():
+            yield "is empty", (index, "key")
+        elif item["key"] == values.get("app_secret_key"):
+            yield "is app_secret_key itself: remove it", (index,)
+    if value and values.get("app_guard") == "off":
+        yield "reaches the project through the guard, and app_guard is off: turn it on, or remove them all, which logs everybody out"
+
+
+@rule("app_session_age")
+def app_session_age(value, values):
+    if value < 60:
+        yield f"is {value}, but counts seconds: everybody would log in again all the time"
+
+
+def is_day(value: str) -> bool:
+    try:
+        return datetime.date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        return False
+
+
 # In the folder of the application's configuration.
 OWN_FILES = ("env", "build.env", "migrate.env", "release.json", "gitconfig", "known_hosts", "deploy_key", "gunicorn.conf.py")
 

@@ -52,8 +52,10 @@ for tag in (*ENCRYPTED, "!unsafe"):
     Loader.add_constructor(tag, lambda loader, node: loader.construct_scalar(node))
 
 
-def shown(value: str) -> str:
-    """A value as YAML writes it behind its name: texts of several lines as they are."""
+def shown(value: str | list) -> str:
+    """A value as YAML writes it behind its name: texts of several lines as they are, lists in one."""
+    if isinstance(value, list):
+        return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**9)
     if "\n" in value and value.endswith("\n") and not re.search(r"[^\x20-\x7e\n]|^[ \n]| \n|\n\n\Z", value):
         return "|\n" + "".join(f"  {line}".rstrip() + "\n" for line in value.splitlines())
     return yaml.safe_dump(value, default_style=None, width=10**9).removesuffix("...\n")
@@ -105,16 +107,23 @@ class Document:
     def line(self, name: str) -> int:
         return self._places[name][0] + 1
 
-    def put(self, name: str, value: str, day: datetime.date) -> None:
+    def put(self, name: str, value: str | list, day: datetime.date) -> None:
         """Set one name, where it is or at the end."""
-        before = self.values
+        self._replace(name, [f"# made {day.isoformat()}\n", f"{name}: {shown(value)}"], {**self.values, name: value})
+
+    def remove(self, name: str) -> None:
+        """Take one name away, and the day above it."""
+        if name in self.values:
+            self._replace(name, [], {key: value for key, value in self.values.items() if key != name})
+
+    def _replace(self, name: str, new: list[str], wanted: dict[str, t.Any]) -> None:
         lines = self.text.splitlines(keepends=True)
         if lines and not lines[-1].endswith("\n"):
             lines[-1] += "\n"
         start, end = self._places.get(name, (len(lines), len(lines)))
         if name in self._places and self.made(name):
             start -= 1
-        lines[start:end] = [f"# made {day.isoformat()}\n", f"{name}: {shown(value)}"]
+        lines[start:end] = new
         old, self.text = self.text, "".join(lines)
         try:
             self._parse()
@@ -122,10 +131,10 @@ class Document:
             self.text = old
             self._parse()
             raise
-        if self.values != {**before, name: value}:
+        if self.values != wanted:
             self.text = old
             self._parse()
-            raise Unusable(f"{self.name} is written in a way that {name} cannot be put into: write `name: value`, one a line, with `ansible-vault edit {self.name}`.")
+            raise Unusable(f"{self.name} is written in a way that {name} cannot be changed: write `name: value`, one a line, with `ansible-vault edit {self.name}`.")
 
 
 # --- The file --------------------------------------------------------------------------------------------------------

@@ -126,6 +126,13 @@ def test_an_administrator_who_is_taken_off_the_list_is_out(lab, host, play: str,
         added = [*admins, {"name": "drill-admin", "keys": [key.with_suffix(".pub").read_text().strip()]}]
         lab.playbook(play, "-e", json.dumps({"base_admins": added}))
         assert ssh(values, command="sudo -n id -u").stdout.strip() == "0"
+        # Another key in the line: the new one opens what the old one does not any more.
+        other = tmp_path / "other"
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(other)], check=True)
+        lab.playbook(play, "-e", json.dumps({"base_admins": [*admins, {"name": "drill-admin", "keys": [other.with_suffix(".pub").read_text().strip()]}]}))
+        assert ssh({**values, "ansible_ssh_private_key_file": str(other)}, command="sudo -n id -u").stdout.strip() == "0"
+        assert ssh(values).returncode == 255
+        lab.playbook(play, "-e", json.dumps({"base_admins": added}))
         session = subprocess.Popen(
             ["ssh", "-i", str(key), "-o", "ControlPath=none", "-o", "BatchMode=yes", "-p", str(values["ansible_port"]),
              *shlex.split(values["ansible_ssh_common_args"]), f"drill-admin@{values['ansible_host']}", "sleep 600"],

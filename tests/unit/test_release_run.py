@@ -874,6 +874,13 @@ def test_a_named_release_is_staged_anew(history, phase) -> None:
     assert ((green / "env").read_text(), (green / "fingerprint").read_text()) == ("env of today\n", "rollback a\n")
 
 
+def test_a_secret_key_that_was_replaced_since_does_not_sign_again(history, phase) -> None:
+    (history.config / "env").write_text('SECRET_KEY="new"\nREDOUBT_SECRET_KEY_FALLBACKS="[old]"\n')
+    assert not phase("rollback")["failed"]
+    assert history.live() == ("green", "b")
+    assert (history.root / "colours/green/env").read_text() == (history.config / "env").read_text()
+
+
 def test_a_colour_that_a_failed_start_left_is_not_as_it_was(history, phase) -> None:
     """The previous release was deployed again with an environment it cannot start with."""
     (history.config / "env").write_text("broken\n")

@@ -1,0 +1,87 @@
+# Copyright (c) 2026 Redoubt maintainers
+# MIT License (see LICENSE)
+"""All of C(redoubt.django.rotate): the vault is the controller's business."""
+
+from __future__ import annotations
+
+import datetime
+
+from ansible import context
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible_collections.redoubt.django.plugins.plugin_utils import contract, rotation, secret_store
+from ansible_collections.redoubt.django.plugins.plugin_utils.environment_secrets import folder_of
+
+STEPS = ("look", "begin", "replace", "finish")
+
+
+class ActionModule(ActionBase):
+    _supports_check_mode = True
+    _supports_async = False
+    _requires_connection = False
+
+    def run(self, tmp=None, task_vars=None):
+        super().run(tmp, task_vars)
+        _, args = self.validate_argument_spec({
+            "secret": {"type": "str", "required": True},
+            "step": {"type": "str", "choices": STEPS, "required": True},
+            "session_age": {"type": "int", "default": 0},
+            "guard": {"type": "str", "default": "enforce"},
+            "guard_skip": {"type": "list", "elements": "str", "default": []},
+        })
+        if args["secret"] not in rotation.SECRETS:
+            given = f"is {args['secret']!r}, which is not rotated here" if args["secret"] else "is not given"
+            raise AnsibleActionFail(f"secret {given}: it is one of {contract.listed(rotation.SECRETS)} (`-e secret=app_secret_key`). How the others are changed "
+                                    f"is in {rotation.PAGE}.")
+        if args["step"] == "look":
+            return {"changed": False}
+        sources = list(context.CLIARGS.get("inventory") or []) or list(task_vars["hostvars"]._inventory._sources)
+        try:
+            vault = rotation.vault_with(rotation.SECRETS[args["secret"]], sources, secret_store.loaded(self._loader))
+            self.everywhere(task_vars)
+            if args["step"] == "begin":
+                self.usable(args, task_vars, str(vault.document.values[rotation.SECRETS[args["secret"]]]), vault.name)
+            step = take(vault.document, args, folder_of(sources).name, self._task.check_mode)
+            if step.changed and not self._task.check_mode:
+                vault.write()
+        except secret_store.Unusable as error:
+            raise AnsibleActionFail(str(error)) from None
+        except OSError as error:
+            raise AnsibleActionFail(f"{', '.join(sources)} cannot be read or written: {error.strerror} ({error.filename or 'no file named'}).") from None
+        said = f"Only looked; a run would say: {step.said.partition(':')[0].rstrip('.')}." if self._task.check_mode and step.changed else step.said
+        return {"changed": step.changed, "said": said, "done": step.done, "path": str(vault.path)}
+
+    @staticmethod
+    def everywhere(task_vars: dict) -> None:
+        """A host that is left out would go on with the old value, and throw out whoever comes with the new one."""
+        missing = [host for host in task_vars["groups"].get("web", []) if host not in task_vars["ansible_play_hosts"]]
+        if missing:
+            raise secret_store.Unusable(f"{contract.listed(missing)} {'is' if len(missing) == 1 else 'are'} left out of this run or did not answer, and would go on with "
+                                        "the old value alone: run this for all hosts of web, when they answer.")
+
+    @staticmethod
+    def usable(args: dict, task_vars: dict, value: str, file: str) -> None:
+        """Whether another value in the vault is another one for the application."""
+        secret, name = args["secret"], rotation.SECRETS[args["secret"]]
+        if secret == "app_secret_key" and (args["guard"] != "enforce" or "secret_key_fallbacks" in args["guard_skip"]):
+            what = "app_guard_skip has secret_key_fallbacks" if args["guard"] == "enforce" else f"app_guard is {args['guard']}"
+            raise secret_store.Unusable(f"{what}, so no process would accept the old key beside the new one, and everybody would be logged out: change that, or see "
+                                        f"{rotation.PAGE}, «By hand».")
+        for host in task_vars["groups"].get("web", []):
+            known = task_vars["hostvars"][host]
+            taken = known[secret] if secret in known else known.get(name) if secret == "app_secret_key" else ""
+            if str(taken).strip() != value.strip():
+                raise secret_store.Unusable(f"{secret} of {host} is not {name} of {file}, so another one there would change nothing: let it be "
+                                            f"\"{{{{ {name} }}}}\", or see {rotation.PAGE}, «By hand».")
+
+
+def take(document, args: dict, environment: str, check: bool) -> rotation.Step:
+    """One step; in check mode with those before it, none of which has been written."""
+    today = datetime.datetime.now(datetime.UTC).date()
+    if args["secret"] == "app_deploy_key":
+        begun = rotation.begin_deploy_key(document, f"deploy@{environment}", today)
+        return begun if args["step"] == "begin" else rotation.finish_deploy_key(document, today)
+    steps = {"begin": rotation.begin, "replace": rotation.replace, "finish": rotation.finish}
+    for name in [each for each in steps if STEPS.index(each) <= STEPS.index(args["step"])] if check else [args["step"]]:
+        step = steps[name](document, args["session_age"], today)
+    return step

@@ -1410,7 +1410,7 @@ GROUP_ROLES = {
     "logs": set(),
     "backups": set(),
 }
-EVERY_HOST = {"base", "ssh", "firewall", "fail2ban"}
+EVERY_HOST = {"base", "ssh", "firewall", "fail2ban", "patch"}
 
 
 def roles_of(host_groups: t.Iterable[str], fleet: bool = False, backups: bool = False, logs: bool = False) -> set[str]:

@@ -95,7 +95,7 @@ def test_an_update_under_load(lab, patch, browse, table) -> None:
     values = lab.vars(lab.web)
     done, told = patch.run("--check", "-e", CVES)
     assert done.returncode == 0, told
-    assert "Security updates: redoubt-drill 1.0 1.1." in told and patch.version() == "1.0"
+    assert "Security updates: redoubt-drill 1.0 to 1.1." in told and patch.version() == "1.0"
     assert not re.search(r"changed=0 ", done.stdout), "it says that nothing would be done"
     old = {unit: patch.main_pid(unit) for unit in ("drill-loaded.service", "nginx.service")}
     live = patch.web.check_output(f"readlink /srv/{patch.name}/live")

@@ -12,7 +12,7 @@ import typing as t
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
-from ansible_collections.redoubt.django.plugins.plugin_utils import contract
+from ansible_collections.redoubt.django.plugins.plugin_utils import contract, sources
 
 try:  # where a value was written; a private interface, so that its absence only costs the file names in the sentences
     from ansible._internal._datatag._tags import Origin
@@ -47,26 +47,34 @@ class ActionModule(ActionBase):
     # --- The operating system, from gathered facts -------------------------------------------------------------------
 
     def platforms(self, task_vars: dict) -> list[str]:
-        mistakes, majors = [], {}
+        mistakes, majors, packages = [], {}, {}
         for host in task_vars["ansible_play_hosts"]:
-            facts = self.host_vars(task_vars, host).get("ansible_facts") or {}
+            variables = self.host_vars(task_vars, host)
+            facts = variables.get("ansible_facts") or {}
             majors[host] = str(facts.get("distribution_major_version"))
+            packages[host] = (variables.get("site_host_state") or {}).get("packages") or []
             sentence = contract.check_platform(facts.get("distribution"), facts.get("distribution_major_version"))
             if sentence:
                 mistakes.append(f"{host} {sentence}.")
-        return mistakes or [f"{sentence}." for sentence in contract.check_backup_platforms(task_vars["groups"], majors)]
+        groups = task_vars["groups"]
+        return mistakes or [f"{sentence}." for sentence in (*contract.check_backup_platforms(groups, majors), *contract.check_postgres(groups, majors, packages))]
 
     # --- The inventory -----------------------------------------------------------------------------------------------
 
     def inventory(self, task_vars: dict) -> list[str]:
-        hosts = list(task_vars["ansible_play_hosts_all"])
         groups = task_vars["groups"]
+        # localhost is in the play so that an inventory without hosts does not pass for one with nothing to do.
+        hosts = [host for host in task_vars["ansible_play_hosts_all"] if host in groups["all"]]
         roles = self.load_roles()
         report = Report(hosts)
+        inventory = [str(source) for source in task_vars.get("ansible_inventory_sources") or []]
+        for sentence in sources.check_twice(inventory):
+            report.add(sentence)
         for sentence in contract.check_groups(groups, hosts):
             report.add(sentence)
         fleet = contract.is_fleet(groups)
         rendered, checks = {}, []
+        places: dict[str, set[str]] = collections.defaultdict(set)
         for host in hosts:
             checked = HostCheck(self, task_vars, host, [name for name in groups if host in groups[name]], roles)
             rendered[host] = checked.values
@@ -74,6 +82,12 @@ class ActionModule(ActionBase):
             for problem in checked.problems():
                 report.add(f"{problem.name} {problem.sentence}", host, checked.place(problem))
             checks.append((host, checked))
+            for name, value in checked.raw.items():
+                origin = Origin.get_tag(value) if Origin else None
+                if origin and origin.path:
+                    places[origin.path].add(name)
+        for sentence in sources.check_environments(inventory, places):
+            report.add(sentence)
         # Where one host's rule has refused a value, the name that it has in the vault is not a second mistake, on no host.
         said = set().union(*(checked.said for _, checked in checks))
         ours = set().union(*(checked.ours() for _, checked in checks))

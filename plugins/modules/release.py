@@ -20,9 +20,9 @@ options:
     required: true
   phase:
     description: What to do. C(check) is the first step of C(migrate), for several hosts with one database, of which one migrates and the
-      others C(adopt) what it did. C(end) lets the next run come, whatever became of this one, and like C(list) changes nothing.
+      others C(adopt) what it did. C(restart) puts what serves in service once more, with new processes. C(end) lets the next run come, whatever became of this one, and like C(list) changes nothing.
     type: str
-    choices: [build, check, migrate, adopt, activate, rollback, end, list]
+    choices: [build, check, migrate, adopt, activate, rollback, restart, end, list]
     required: true
   release:
     description: Name of the release, as M(redoubt.django.release_plan) found it; for C(rollback), empty for the one before.
@@ -91,7 +91,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 PROGRAM = "/usr/local/lib/redoubt/release"
 ARGUMENTS = {"build": ("release", "commit"), "check": ("release",), "migrate": ("release",), "adopt": ("release",),
-            "activate": ("release", "fingerprint"), "rollback": ("release",), "end": (), "list": ()}
+            "activate": ("release", "fingerprint"), "rollback": ("release",), "restart": (), "end": (), "list": ()}
 
 
 def main() -> None:

@@ -1436,7 +1436,7 @@ GROUP_ROLES = {
     "logs": set(),
     "backups": set(),
 }
-EVERY_HOST = {"base", "ssh", "firewall", "fail2ban"}
+EVERY_HOST = {"base", "ssh", "firewall", "fail2ban", "patch"}
 
 
 def roles_of(host_groups: t.Iterable[str], fleet: bool = False, backups: bool = False, logs: bool = False) -> set[str]:
@@ -1653,6 +1653,24 @@ def check_backup_platforms(groups: dict[str, list[str]], majors: dict[str, str])
             if host in majors and store in majors and majors[host] != majors[store]:
                 yield (f"{host} runs Debian {majors[host]} and {store}, which keeps its backups, Debian {majors[store]}, whose versions of pgBackRest do not "
                        f"speak with each other: bring both to the same release")
+
+
+# What Debian calls PostgreSQL on each of its releases.
+POSTGRES = {"12": "15", "13": "17"}
+
+
+def check_postgres(groups: dict[str, list[str]], majors: dict[str, str], packages: dict[str, list[str]]) -> t.Iterator[str]:
+    """One major of PostgreSQL an environment: what one host dumps, the next has to read. `majors` of Debian and `packages` by host."""
+    hosts = [host for host in sorted(groups.get("db", [])) if majors.get(host) in POSTGRES]
+    if len({majors[host] for host in hosts}) > 1:
+        which = listed(f"{host} PostgreSQL {POSTGRES[majors[host]]} (Debian {majors[host]})" for host in hosts)
+        yield f"The hosts of db have different majors of PostgreSQL, {which}: bring them to the same release of Debian, one inventory for each until then"
+    for host in hosts:
+        wanted = POSTGRES[majors[host]]
+        found = {match[1] for name in packages.get(host, []) if (match := re.fullmatch(r"postgresql-(\d+)", name))} - {wanted}
+        for major in sorted(found):
+            yield (f"{host} has PostgreSQL {major} from before it was Debian {majors[host]}, which brings {wanted} with an empty database: "
+                   f"move the data (`pg_upgradecluster {major} main` on the host), remove postgresql-{major}, and run this again")
 
 
 def check_platform(distribution: str | None, major: str | None) -> str | None:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "collections"))
 
-from ansible_collections.redoubt.django.plugins.plugin_utils import contract
+from ansible_collections.redoubt.django.plugins.plugin_utils import contract, sources
 
 SPECS = {path.parts[-3]: yaml.safe_load(path.read_text())["argument_specs"] for path in sorted(ROOT.glob("roles/*/meta/argument_specs.yml"))}
 OPTIONS = {name: spec for role in SPECS.values() for name, spec in (role["main"].get("options") or {}).items()}
@@ -573,6 +573,19 @@ def test_a_database_and_its_backups_are_on_one_release():
     assert list(contract.check_backup_platforms(groups, {"db1": "13"})) == []
 
 
+def test_one_major_of_postgresql():
+    groups = {"web": ["app1", "app2"], "db": ["app1", "app2"]}
+    new = {"app1": ["postgresql-17", "postgresql-common", "postgresql-17-pgaudit", "postgresql-client-15"], "app2": []}
+    assert list(contract.check_postgres(groups, {"app1": "13", "app2": "13"}, new)) == []
+    (found,) = contract.check_postgres(groups, {"app1": "12", "app2": "13"}, {})
+    assert found.startswith("The hosts of db have different majors of PostgreSQL, app1 PostgreSQL 15 (Debian 12) and app2 PostgreSQL 17 (Debian 13): bring them to the same")
+    # A host that became Debian 13 with its old database beside: the new cluster would be empty.
+    (found,) = contract.check_postgres(groups, {"app1": "13", "app2": "13"}, {**new, "app1": ["postgresql-15", "postgresql-17"]})
+    assert found.startswith("app1 has PostgreSQL 15 from before it was Debian 13, which brings 17 with an empty database: move the data")
+    # Of other hosts, and of those that are not in the play, nothing is asked.
+    assert list(contract.check_postgres({"db": ["db1"]}, {"app1": "12", "app2": "13"}, {"app2": ["postgresql-15"]})) == []
+
+
 def test_who_gets_the_roles_of_the_backups():
     assert {"pki", "backup"} <= contract.roles_of(["db"], backups=True) and "backup_server" not in contract.roles_of(["db"], backups=True)
     assert {"pki", "backup"} <= contract.roles_of(["web"], backups=True)
@@ -728,7 +741,7 @@ def test_no_text_breaks_the_preflight(name, one, two):
 # --- The action plugin, by real runs of ansible-playbook -------------------------------------------------------------
 
 PLAYBOOK = """
-- hosts: all
+- hosts: all:localhost
   become: false
   gather_facts: false
   tasks:
@@ -930,6 +943,95 @@ def test_the_operating_system_from_facts(run):
     run.hosts["web"]["hosts"]["app1"] = {"ansible_facts": {}}
     answer = run()
     assert "app1 runs an unknown system, but Redoubt supports Debian 12 and 13" in answer.stdout
+
+
+@pytest.mark.parametrize(("package", "refused"), [("postgresql-15", True), ("postgresql-17", False)])
+def test_mixed_majors_of_postgresql_from_what_the_hosts_have(run, package, refused):
+    facts = "{distribution: Debian, distribution_major_version: '13', cacheable: true}"
+    reads = f"  tasks:\n    - ansible.builtin.set_fact: {facts}\n    - ansible.builtin.set_fact: {{site_host_state: {{packages: [{package}]}}}}\n"
+    run.playbook = PLAYBOOK.replace("all:localhost", "all").replace("  tasks:\n", reads, 1).replace("preflight:\n", "preflight:\n        facts: true\n")
+    answer = run()
+    assert ("app1 has PostgreSQL 15 from before it was Debian 13" in answer.stdout) is refused, answer.stdout
+    assert (answer.returncode != 0) is refused
+
+
+# --- What only the inventory's files show ----------------------------------------------------------------------------
+
+
+def test_a_group_and_an_inventory_without_hosts(run):
+    run.hosts["logs"] = {"hosts": {}}
+    assert "The group logs has no hosts: put one into it, or remove the group." in run().stdout
+    for playbook in ("site", "deploy"):
+        run.hosts = {"web": {"hosts": {}}, "db": {"hosts": {}}}
+        run.playbook = (ROOT / f"playbooks/{playbook}.yml").read_text()
+        answer = run()
+        assert answer.returncode != 0 and "The group web has no hosts" in answer.stdout, answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentences"),
+    [
+        ("hosts.yml", "web:\n  hosts:\n    app1:\ndb:\n  hosts:\n    app1:\n    app1: {ansible_host: 192.0.2.1}\n", ["app1 stands twice in db (inventories/lab/hosts.yml, lines 6 and 7)"]),
+        ("hosts.yml", "all:\n  hosts: {app1: {ansible_host: 192.0.2.1}}\n  children:\n    web: {hosts: {app1: }}\n    db:\n      hosts: {app1: }\n    db:\n      hosts: {app1: }\n",
+         ["the group db stands twice in the children of all (inventories/lab/hosts.yml, lines 5 and 7)", "app1 stands twice in db"]),
+        ("hosts.yml", "web: {hosts: {app1: , app2: }}\ndb:\n  hosts:\n    app[1:2]:\n    app2:\n", ["app2 stands twice in db"]),
+        ("hosts.ini", "# all of it\n[web]\napp1\n[db]\napp1 ansible_port=22\n; app1\napp1 ansible_port=23\n[db:vars]\napp1=1\n", ["app1 stands twice in db (inventories/lab/hosts.ini, lines 5 and 7)"]),
+        ("hosts.ini", "app1 ansible_port=22\n[web]\napp1\n[db]\napp1\n[db:vars]\nx=1\nx=2\n", []),
+        ("hosts.yml", "all:\n  hosts: {app1: }\nweb: {hosts: {app1: }}\ndb: {hosts: {app1: }, vars: {x: !vault a}}\n", []),
+        ("hosts.yml", "", []),
+        ("hosts.yml", "[", []),
+    ],
+)
+def test_a_host_twice_in_a_group(tmp_path, monkeypatch, name, text, sentences):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "inventories/lab" / name
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    found = list(sources.check_twice(["inventories/lab"]))
+    assert len(found) == len(sentences) and all(one.startswith(wanted) for one, wanted in zip(found, sentences, strict=True)), found
+    assert all(one.endswith(", and only the last would count: leave one.") for one in found)
+    # A program that prints one is not read.
+    path.chmod(0o755)
+    assert list(sources.check_twice(["inventories/lab", "app1,app2"])) == []
+
+
+def test_a_host_twice_in_db_is_refused(run):
+    run.hosts = {"web": {"hosts": {"app1": None}}, "db": {"hosts": {"app[1:1]": None, "app1": None}}}
+    answer = run()
+    assert answer.returncode != 0 and "app1 stands twice in db (inventories/lab/hosts.yml, lines 3 and 4)" in answer.stdout, answer.stdout
+
+
+@pytest.fixture
+def staging(run):
+    """An environment beside the one that is run."""
+    folder = run.folder / "inventories/staging"
+    (folder / "group_vars/all").mkdir(parents=True)
+    (folder / "hosts.yml").write_text(yaml.safe_dump(HOSTS))
+    (folder / "group_vars/all/main.yml").write_text("app_batch: 1\napp_releases_kept: 4\n")
+    return folder
+
+
+def test_variables_of_another_environment(run, staging):
+    assert run().returncode == 0
+    answer = run("-e", "@inventories/staging/group_vars/all/main.yml")
+    assert answer.returncode != 0 and "first-change" not in answer.stdout
+    assert re.sub(r"\s+", " ", answer.stdout).count("inventories/staging/group_vars/all/main.yml is of the environment staging, and app_batch and app_releases_kept would come from "
+                                                    "it into lab: leave it out, or run for staging (-i inventories/staging).") == 2, answer.stdout
+    answer = run("-i", "inventories/staging")
+    assert "inventories/lab and inventories/staging are two environments, whose variables would mix: run for one of them (-i)." in answer.stdout
+    # A folder that several environments share is none.
+    (staging / "hosts.yml").unlink()
+    assert run("-e", "@inventories/staging/group_vars/all/main.yml").returncode == 0
+
+
+def test_a_vault_of_another_environment(run, staging, vault):
+    command = [pathlib.Path(sys.executable).parent / "ansible-vault", "rekey", "--vault-id", "lab@right", "--new-vault-id", "staging@right", vault]
+    subprocess.run(command, cwd=run.folder, check=True, capture_output=True, env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")})
+    answer = run("--vault-id", "staging@right")
+    assert answer.returncode != 0 and "inventories/lab/group_vars/all/vault.yml has a vault of the environment staging, but is in lab" in answer.stdout
+    # An id that no environment has is anybody's choice.
+    (staging / "hosts.yml").unlink()
+    assert run("--vault-id", "staging@right").returncode == 0
 
 
 ROLE = """

@@ -70,6 +70,7 @@ def call(tmp_path, module):
         ({"phase": "activate", "release": "r1", "fingerprint": "f"}, ["activate", "r1", "f"]),
         ({"phase": "rollback"}, ["rollback"]),
         ({"phase": "rollback", "release": "r1"}, ["rollback", "r1"]),
+        ({"phase": "restart"}, ["restart"]),
         ({"phase": "list", "release": "r1"}, ["list"]),
     ],
 )
@@ -99,7 +100,7 @@ def test_the_programs_own_parser_takes_these_words(tmp_path, module) -> None:
     assert answer == {"changed": False, "releases": [], "journal": [], "held": {}, "claim": {}, "live": "", "earlier": [], "previous": ""}
 
 
-@pytest.mark.parametrize("phase", ["build", "migrate", "activate", "rollback"])
+@pytest.mark.parametrize("phase", ["build", "migrate", "activate", "rollback", "restart"])
 def test_check_mode_says_that_there_is_something_to_do_and_does_nothing(program, call, phase) -> None:
     answer, asked = call(phase=phase, check=True, app="/nowhere/release.json")
     assert (answer["changed"], asked) == (True, [])

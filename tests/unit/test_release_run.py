@@ -987,3 +987,37 @@ def test_the_list_has_what_is_on_the_host_and_the_last_of_the_journal(program, h
     assert (found["held"], found["claim"]) == ({}, {})
     phase("rollback")
     assert program.listing(history.app)["held"]["releases"] == ["c"]
+
+
+# --- restart ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_serves_is_started_again_as_it_is_on_the_other_colour(history, phase) -> None:
+    history.app["processes"] = ["notes-worker.service"]
+    (history.home / "held.json").write_text('{"releases": ["d"]}')
+    answer = phase("restart", action="restart")
+    assert not answer["failed"] and answer["changed"], answer
+    assert history.live() == ("green", "c")
+    green = history.root / "colours/green"
+    # Not with what a run has written since and no deploy has tried.
+    assert ((green / "env").read_text(), (green / "fingerprint").read_text()) == ("env of then\n", "fingerprint of c\n")
+    assert systemd(history) == ["daemon-reload", "start notes@green.socket", "restart notes@green.service", "stop notes@blue.service", "restart notes-worker.service"]
+    assert history.asked == ["green", ""]
+    (entry,) = history.journal()
+    assert (entry["action"], entry["release"], entry["previous"], entry["result"]) == ("restart", "c", "c", "ok")
+    # What a rollback has left stays so.
+    assert (history.home / "held.json").exists() and not (history.home / "activating.json").exists()
+    assert not phase("restart", action="restart")["failed"] and history.live() == ("blue", "c")
+
+
+def test_a_restart_that_does_not_answer_leaves_what_serves(history, phase) -> None:
+    history.sick = {"c"}
+    answer = phase("restart", action="restart")
+    assert answer["msg"].startswith("Step 'probe' of release c failed: ") and "The release that was live still is." in answer["msg"]
+    assert history.live() == ("blue", "c") and history.running() == {"notes@blue.service"}
+    assert not (history.home / "activating.json").exists()
+
+
+def test_where_nothing_is_live_there_is_nothing_to_start_again(machine, phase) -> None:
+    machine.released("a")
+    assert phase("restart")["msg"] == "No release is live, so there is nothing to start again. Run playbooks/deploy.yml."

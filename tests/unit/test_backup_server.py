@@ -1125,6 +1125,14 @@ def test_each_host_has_a_user_of_its_own_at_restic_s_server(store) -> None:
     assert [line.split(":")[0] for line in lines] == ["db1", "web1"] and len({line.split("}")[1] for line in lines}) == 2
 
 
+def test_a_key_is_read_once_and_no_path_leads_to_it_then(base) -> None:
+    """Its server's children do what a client says, as the same user."""
+    look = "cat {}; echo; cat; test -e {} || echo gone; ls -A $TMPDIR"
+    done = subprocess.run([PROGRAM.with_name("backup-key-once"), "sh", "-c", look], input=b"the key", stdout=subprocess.PIPE, check=True,
+                          env={**os.environ, "TMPDIR": str(base)}, timeout=30)
+    assert done.stdout.decode().splitlines() == ["the key", "gone"]
+
+
 def test_repositories_are_read_as_the_users_who_own_them(store, monkeypatch) -> None:
     monkeypatch.setattr(module.os, "geteuid", lambda: 0)
     assert module.as_owner("db1", ["x"])[:4] == ["setpriv", "--reuid=backup-db1", "--regid=backup-db1", "--init-groups"]

@@ -142,7 +142,13 @@ def test_what_an_owned_host_cannot_destroy(backups) -> None:
     backups.store.check_output("systemctl start redoubt-backup-prune.service")
     assert files <= {row["name"] for row in backups.listing["backups"]}
 
-    # Its own database's: overwritten, by pgBackRest's own words, which is seen also when it was kept so; and gone from the repository.
+    # Its own database's: a piece of the log, overwritten by pgBackRest's own words, which archive-push would not do.
+    piece = backups.store.check_output(f"cd {backups.root}/database/{backups.name} && find archive -name '*-*.lz4' | sort | tail -n 1")
+    assert backups.pgbackrest(f"repo-put {piece}", feed="junk").rc == 0
+    with backups.alert(backups.store, f"have changed since they were kept ({piece.split('/')[-1][:24]})"):
+        assert backups.store.run("systemctl start redoubt-backup-watch.service").rc != 0
+
+    # A backup: overwritten, which is seen also when it was kept so; and gone from the repository.
     assert backups.pgbackrest(f"repo-put backup/{backups.app}/{label}/backup.manifest", feed="junk").rc == 0
     backups.store.check_output("systemctl start redoubt-backup-keep.service")
     with backups.alert(backups.store, f"have changed since they were kept ({label})"):

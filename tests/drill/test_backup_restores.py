@@ -174,13 +174,13 @@ def test_what_an_owned_host_cannot_destroy(backups) -> None:
 def test_what_an_owned_host_can_read(backups) -> None:
     """The server of its repository opens what it is told to, which is little."""
     own = backups.pgbackrest(f"repo-get --raw archive/{backups.app}/archive.info")
-    assert own.rc == 0 and own.stdout, "the attack itself does not work"
+    assert own.rc == 0 and own.stdout_bytes, "the attack itself does not work"
     for folder, name in (("/etc/redoubt/pki", "host.key"), ("/proc/self", "maps"), ("/proc/self", "mem"), ("/proc/1/root/etc/redoubt/pki", "host.key"),
                          ("/dev/fd", "0"), ("/etc/redoubt/backup-server", "files.pass"), (f"{backups.root}/kept", "."), ("/etc", "shadow")):
         done = backups.pgbackrest(f"--repo1-path={folder} repo-get --raw {name}")
-        assert done.rc != 0 and not done.stdout, f"{folder}/{name} is read"
+        assert done.rc != 0 and not done.stdout_bytes, f"{folder}/{name} is read"
     # What it reads there it reads all the same, so that the answers above are not those of a server that is broken.
-    assert backups.pgbackrest("--repo1-path=/etc repo-get --raw hostname").stdout.strip() == backups.store_name
+    assert backups.pgbackrest("--repo1-path=/etc repo-get --raw hostname").stdout == backups.store.file("/etc/hostname").content_string
 
 
 def sealed(key: dict, content: bytes) -> bytes:

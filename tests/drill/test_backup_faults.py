@@ -153,6 +153,63 @@ def test_a_restore_is_taken_back(backups) -> None:
 
 
 @pytest.fixture
+def gone(lab, tmp_path):
+    """Arguments of a playbook that does not reach a host."""
+
+    def arguments(name: str) -> list[str]:
+        source = tmp_path / "gone.yml"
+        # Nothing listens there, and that is known at once.
+        source.write_text(f"all: {{hosts: {{{name}: {{ansible_port: 1}}}}}}\n")
+        return ["-i", str(source)]
+
+    return arguments
+
+
+def test_what_there_is_of_a_host_that_is_gone_is_listed(backups, gone) -> None:
+    newest = backups.listing["backups"][-1]["name"]
+    done = backups.lab.playbook(*gone(backups.name), "playbooks/backups.yml")
+    assert f"fatal: [{backups.name}]: UNREACHABLE" in done.stdout, "it was reached"
+    assert newest in done.stdout and "% of the file system in use" in done.stdout
+
+
+def test_a_restore_without_a_store_that_can_be_told_is_one_and_says_what_is_missing(backups, gone) -> None:
+    word, unit = secrets.token_hex(8), f"redoubt-backup-database@{backups.name}.service"
+    backups.sql(f"CREATE TABLE redoubt.drill AS SELECT '{word}' AS word")
+    backups.archived()
+    # Its repository answers; the controller does not reach the host.
+    done = backups.lab.playbook(*gone(backups.store_name), "playbooks/restore.yml", "--extra-vars", json.dumps({"confirm": backups.app, "part": "database"}),
+                                check=False)
+    assert done.returncode != 0
+    assert (f"It was restored, but {backups.store_name} did not begin a new backup of the database on {backups.name}: make one with playbooks/backup.yml."
+            in backups.told(done)), done.stdout
+    assert backups.sql("SELECT word FROM redoubt.drill") == word
+    assert backups.store.run(f"systemctl start {unit}").rc == 0, said(backups.store, unit)
+
+
+def test_a_restore_goes_on_without_its_controller(backups) -> None:
+    word, unit = secrets.token_hex(8), f"redoubt-backup-database@{backups.name}.service"
+    backups.sql(f"CREATE TABLE redoubt.drill AS SELECT '{word}' AS word")
+    backups.archived()
+    run = backups.lab.start("playbooks/restore.yml", "--extra-vars", json.dumps({"confirm": backups.app, "part": "database"}))
+    await_process(backups.db, "[s]ystemd-run .*unit=redoubt-restore")
+    # The end of its connection.
+    backups.db.check_output("pid=$(pgrep --exact --oldest systemd-run); until grep --quiet ^sshd /proc/$pid/comm; do"
+                            " pid=$(ps -o ppid= -p $pid | tr -d ' '); done; kill -KILL $pid")
+    told, _ = run.communicate(timeout=180)
+    assert run.returncode != 0
+    assert (f"The connection to {backups.name} was lost. A restore that had begun there goes on: `journalctl -u redoubt-restore` says what came of it."
+            in re.sub(r"\s+", " ", told)), told
+    deadline = time.monotonic() + 180
+    while backups.db.run("systemctl is-active redoubt-restore.service").stdout.strip() in ("active", "activating", "deactivating"):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert backups.sql("SELECT word FROM redoubt.drill") == word
+    assert backups.db.run(f"grep -Eqs 'replaying|swapping' /var/lib/redoubt/{backups.app}/restore.json").rc != 0
+    assert backups.store.run(f"systemctl start {unit}").rc == 0, said(backups.store, unit)
+    backups.archived()
+
+
+@pytest.fixture
 def small_store(backups):
     """The repositories on a file system that is nearly full; makes it larger when called."""
     units, root = STORES_UNITS.format(name=backups.name), backups.root

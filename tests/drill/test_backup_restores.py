@@ -142,7 +142,13 @@ def test_what_an_owned_host_cannot_destroy(backups) -> None:
     backups.store.check_output("systemctl start redoubt-backup-prune.service")
     assert files <= {row["name"] for row in backups.listing["backups"]}
 
-    # Its own database's: overwritten, by pgBackRest's own words, which is seen also when it was kept so; and gone from the repository.
+    # Its own database's: a piece of the log, overwritten by pgBackRest's own words, which archive-push would not do.
+    piece = backups.store.check_output(f"cd {backups.root}/database/{backups.name} && find archive -name '*-*.lz4' | sort | tail -n 1")
+    assert backups.pgbackrest(f"repo-put {piece}", feed="junk").rc == 0
+    with backups.alert(backups.store, f"have changed since they were kept ({piece.split('/')[-1][:24]})"):
+        assert backups.store.run("systemctl start redoubt-backup-watch.service").rc != 0
+
+    # A backup: overwritten, which is seen also when it was kept so; and gone from the repository.
     assert backups.pgbackrest(f"repo-put backup/{backups.app}/{label}/backup.manifest", feed="junk").rc == 0
     backups.store.check_output("systemctl start redoubt-backup-keep.service")
     with backups.alert(backups.store, f"have changed since they were kept ({label})"):
@@ -163,6 +169,18 @@ def test_what_an_owned_host_cannot_destroy(backups) -> None:
     assert backups.play("drill").returncode == 0
     # All is well again, and the store says so: a unit that stays failed would be somebody's next alarm.
     backups.store.check_output("systemctl start redoubt-backup-watch.service")
+
+
+def test_what_an_owned_host_can_read(backups) -> None:
+    """The server of its repository opens what it is told to, which is little."""
+    own = backups.pgbackrest(f"repo-get --raw archive/{backups.app}/archive.info")
+    assert own.rc == 0 and own.stdout_bytes, "the attack itself does not work"
+    for folder, name in (("/etc/redoubt/pki", "host.key"), ("/proc/self", "maps"), ("/proc/self", "mem"), ("/proc/1/root/etc/redoubt/pki", "host.key"),
+                         ("/dev/fd", "0"), ("/etc/redoubt/backup-server", "files.pass"), (f"{backups.root}/kept", "."), ("/etc", "shadow")):
+        done = backups.pgbackrest(f"--repo1-path={folder} repo-get --raw {name}")
+        assert done.rc != 0 and not done.stdout_bytes, f"{folder}/{name} is read"
+    # What it reads there it reads all the same, so that the answers above are not those of a server that is broken.
+    assert backups.pgbackrest("--repo1-path=/etc repo-get --raw hostname").stdout == backups.store.file("/etc/hostname").content_string
 
 
 def sealed(key: dict, content: bytes) -> bytes:

@@ -74,6 +74,13 @@ class Logs:
         self.host.check_output(shlex.join(words))
         self.written += count
 
+    def rotate(self) -> None:
+        """As each night."""
+        status, path = "/var/lib/logrotate/status", "/var/log/nginx/access.log"
+        before = self.host.check_output(f"stat --format=%i {path}")
+        self.host.check_output(f"sed -i '\\|{path}|d' {status} && echo '\"{path}\" 2026-1-1-0:0:0' >>{status} && systemctl start logrotate.service")
+        assert self.host.check_output(f"stat --format=%i {path}.1") == before
+
     def written_to_file(self) -> int:
         """Of a writer that was killed, what there is to be delivered."""
         return int(self.host.check_output("cat /var/log/nginx/access.log.1 /var/log/nginx/access.log 2>/dev/null | grep --count '^%s file [0-9]*$'", self.mark))
@@ -161,9 +168,52 @@ def test_who_collects_and_who_sends_are_killed(logs, table, count) -> None:
 def test_the_log_file_is_rotated(logs, table, count) -> None:
     logs.write(count, wait=False)
     time.sleep(0.5)
-    logs.host.check_output("logrotate --force /etc/logrotate.d/nginx")
+    logs.rotate()
+    # Whose lines come before the next.
+    logs.host.check_output("timeout 300 sh -c 'while systemctl --quiet is-active \"drill-%s-*\"; do sleep 0.1; done'", logs.mark)
     logs.write(10)
+    # What was written in the moment of the change is read the night after, at the latest.
+    logs.host.check_output("systemctl start logrotate.service")
     table("logs-delivery", {"what": "logrotate", **logs.delivered()})
+
+
+def test_who_goes_on_with_a_file_that_was_rotated_is_heard(logs, table) -> None:
+    """As nginx does until it is told: before rsyslog has read the rest of it, and after that."""
+    logs.write(SHORT)
+    logs.delivered()
+    lines = [f"{logs.mark} file {logs.written + number}" for number in range(20)]
+    early, late = "\\n".join(lines[:10]), "\\n".join(lines[10:])
+    # Who has it open while it is renamed writes when logrotate tells him so; and once more when rsyslog is back.
+    hold = f"exec 3>>/var/log/nginx/access.log; touch /run/drill.open; until [ -e /run/drill.early ]; do sleep 0.02; done; printf '{early}\\n' >&3; touch /run/drill.did;" \
+           f" until [ -e /run/drill.late ]; do sleep 0.02; done; printf '{late}\\n' >&3"
+    try:
+        logs.host.check_output("systemd-run --quiet --collect --unit=drill-holds sh -c %s", hold)
+        logs.host.check_output("timeout 30 sh -c 'until [ -e /run/drill.open ]; do sleep 0.02; done'")
+        logs.host.check_output("printf '/run/drill.log { rotate 1\\nsize 1\\nlastaction\\ntouch /run/drill.early; sleep 1\\nendscript\\n}\\n' >/etc/logrotate.d/zz-drill; echo x >/run/drill.log")
+        logs.rotate()
+        logs.delivered(file=logs.written + 10)
+        logs.host.check_output("touch /run/drill.late; timeout 30 sh -c 'while systemctl --quiet is-active drill-holds; do sleep 0.02; done'")
+    finally:
+        logs.host.check_output("touch /run/drill.early /run/drill.late; rm -f /etc/logrotate.d/zz-drill; sleep 0.2; rm -f /run/drill.*")
+    # The night after.
+    logs.host.check_output("systemctl start logrotate.service")
+    table("logs-delivery", {"what": "a file that was rotated is written to", **logs.delivered(file=logs.written + 20)})
+
+
+@LENGTHS
+def test_the_log_file_is_rotated_while_rsyslog_is_down(logs, table, count) -> None:
+    """And was written to until then, since rsyslog read it last."""
+    logs.write(count)
+    logs.delivered()
+    logs.host.check_output("systemctl stop syslog.socket rsyslog.service")
+    try:
+        logs.write(count)
+        logs.host.check_output("logrotate --force /etc/logrotate.d/nginx")
+        logs.write(10)
+        assert logs.counted()["file"]["arrived"] == count
+    finally:
+        logs.host.check_output("systemctl start rsyslog.service")
+    table("logs-delivery", {"what": "logrotate while rsyslog is down", **logs.delivered()})
 
 
 @LENGTHS

@@ -99,6 +99,11 @@ def test_a_server_sees_little_else_that_could_be_read(store) -> None:
         assert store.check_output("cd /proc/%s/root && ls -A boot media mnt opt srv home root 2>/dev/null | grep -v ':$'; true", pid).split() == []
         assert set(store.check_output("find /proc/%s/root/var -type f -not -path '*/redoubt-backups/database/*'", pid).split()) == set()
         assert store.check_output("ls -A /proc/%s/root/etc/redoubt/backup-server", pid).split() == [f"{name}.conf", f"{name}.d"]
+        # Neither this host's key, which it has read, nor a way to its memory.
+        assert store.check_output("ls -A /proc/%s/root/etc/redoubt/pki", pid).split() == ["ca.pem", "host.pem"]
+        assert store.check_output("ls -A /proc/%s/root/proc /proc/%s/root/tmp", pid, pid).split() == [f"/proc/{pid}/root/proc:", f"/proc/{pid}/root/tmp:"]
+    pid = shown(store, "redoubt-backup-files.service", "MainPID")["MainPID"]
+    assert store.check_output("ls -A /proc/%s/root/etc/redoubt/pki", pid) == ""
 
 
 def test_what_is_kept_is_roots_alone(store) -> None:

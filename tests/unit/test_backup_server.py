@@ -995,6 +995,76 @@ def test_a_finished_backup_that_is_another_is_said(store, case, name, again) -> 
         assert done.returncode == 0, done.stderr
 
 
+def piece(number: int, of: str = "a") -> str:
+    return f"0000000100000000/{number:024X}-{of * 40}.lz4"
+
+
+# What is done to the pieces 2 to 5 of a log, the oldest backup of which begins with the third; and what is said of which.
+LOG = {
+    "written anew": (lambda log: ((log / piece(4)).unlink(), (log / piece(4)).write_text("evil")), "changed", [4]),
+    "written below another name": (lambda log: (log / piece(4)).rename(log / piece(4, "b")), "changed", [4]),
+    "another beside it": (lambda log: (log / piece(4, "b")).write_text("evil"), "changed", [4]),
+    "a link": (lambda log: ((log / piece(4)).unlink(), (log / piece(4)).symlink_to("/etc/hostname")), "changed", [4]),
+    "gone": (lambda log: (log / piece(5)).unlink(), "gone", [5]),
+    "all gone": (lambda log: shutil.rmtree(log / "0000000100000000"), "gone", [3, 4, 5]),
+    "no folder any more": (lambda log: (shutil.rmtree(log / "0000000100000000"), (log / "0000000100000000").symlink_to("0000000100000000")), "gone", [3, 4, 5]),
+    "older than what there is": (lambda log: (log / piece(2)).unlink(), "", []),
+    "moved away and back": (lambda log: (log.rename(log.with_name("x")), log.with_name("x").rename(log)), "", []),
+    "one more": (lambda log: (log / piece(6)).write_text("new"), "", []),
+    # They are written a second time, where a timeline is chosen again.
+    "what is no piece": (lambda log: ((log / "00000002.history").write_text("new"), (log / f"0000000100000000/{3:024X}.00000028.backup").write_text("new")), "", []),
+}
+
+
+@pytest.mark.parametrize("case", LOG)
+@pytest.mark.parametrize("again", [False, True], ids=["", "and kept so"])
+def test_a_piece_of_the_log_that_is_another_or_gone_is_said(store, case, again) -> None:
+    does, what, numbers = LOG[case]
+    backup = {"type": "full", "label": "x", "timestamp": {"stop": int(time.time())}, "database": {"id": 1}, "archive": {"start": f"{3:024X}"}}
+    older = {"id": "15-0", "database": {"id": 0}}
+    store.fakes.rule("info --output=json", out=json.dumps([{"archive": [older, {"id": "17-1", "database": {"id": 1}}], "backup": [backup]}]))
+    for host in ("db1", "web1"):
+        store.snapshot(host, SNAPSHOT, 0)
+    log = store.database / "archive/notes/17-1"
+    (log / "0000000100000000").mkdir(parents=True)
+    times = [module.stamp(time.time() - minutes * 60) for minutes in (60, 45, 30)]
+    for number in (2, 3, 4, 5):
+        (log / piece(number)).write_text("good")
+    for each in times[:2]:
+        shutil.copytree(store.database, store.root / f"kept/{each}/database/db1", copy_function=os.link)
+    does(log)
+    if again:
+        shutil.copytree(store.database, store.root / f"kept/{times[2]}/database/db1", copy_function=os.link, symlinks=True)
+    done = store.run("watch")
+    if what:
+        how, did = {"changed": ("changed since they were kept", "wrote over"), "gone": ("gone from its repository before their time", "removed")}[what]
+        assert (done.returncode, done.stderr) == (1, (
+            f"{len(numbers)} pieces of the log of the database on db1 have {how} ({max(numbers):024X}): somebody {did} them. "
+            f"They are as they were as of {times[1]}; docs/after-a-break-in.md says how they come back.\n"))
+    else:
+        assert done.returncode == 0, done.stderr
+
+
+def test_what_comes_and_is_kept_while_the_log_is_looked_at_is_not_missed(store, monkeypatch) -> None:
+    log, real = store.database / "archive/notes/17-1", module.log_in
+    (log / "0000000100000000").mkdir(parents=True)
+    for number in (1, 2):
+        (log / piece(number)).write_text("good")
+    shutil.copytree(store.database, store.root / f"kept/{module.stamp(time.time() - HOUR)}/database/db1", copy_function=os.link)
+
+    def looked(repository: Path, stanza: str) -> dict:
+        found = real(repository, stanza)
+        number = len(list(log.glob("*/*"))) + 1
+        (log / piece(number)).write_text("good")
+        shutil.copytree(store.database, store.root / f"kept/{module.stamp(time.time() - number)}/database/db1", copy_function=os.link)
+        return found
+
+    monkeypatch.setattr(module, "log_in", looked)
+    seen = module.Log(store.settings, "db1", "notes")
+    backup = {"database": {"id": 1}, "archive": {"start": f"{1:024X}"}}
+    assert module.log_problems("db1", seen, {"archive": [{"id": "17-1", "database": {"id": 1}}], "backup": [backup]}) == []
+
+
 def test_what_is_being_removed_for_its_age_is_not_said_to_be_another(store) -> None:
     backed_up(store, f"kept/{module.stamp(time.time() - HOUR)}", label(31), label(1))
     backed_up(store, ".", label(31), label(1))
@@ -1123,6 +1193,14 @@ def test_each_host_has_a_user_of_its_own_at_restic_s_server(store) -> None:
     assert store.run("users", str(store.base / "htpasswd")).returncode == 0
     lines = (store.base / "htpasswd").read_text().splitlines()
     assert [line.split(":")[0] for line in lines] == ["db1", "web1"] and len({line.split("}")[1] for line in lines}) == 2
+
+
+def test_a_key_is_read_once_and_no_path_leads_to_it_then(base) -> None:
+    """Its server's children do what a client says, as the same user."""
+    look = "cat {}; echo; cat; test -e {} || echo gone; ls -A $TMPDIR"
+    done = subprocess.run([PROGRAM.with_name("backup-key-once"), "sh", "-c", look], input=b"the key", stdout=subprocess.PIPE, check=True,
+                          env={**os.environ, "TMPDIR": str(base)}, timeout=30)
+    assert done.stdout.decode().splitlines() == ["the key", "gone"]
 
 
 def test_repositories_are_read_as_the_users_who_own_them(store, monkeypatch) -> None:

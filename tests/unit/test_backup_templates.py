@@ -164,10 +164,11 @@ def test_the_door_lets_in_who_is_backed_up_each_as_itself() -> None:
 def test_a_repositorys_server_sees_its_own_and_no_other_hosts(path) -> None:
     """It opens whatever path its client names, and its client may be somebody else by now."""
     unit = Host("store1", FLEET, backup_server_path=path).text("backup_server", "etc/systemd/system/redoubt-backup-repository@.service")
-    lines = dict(line.split("=", 1) for line in unit.splitlines() if re.match("(TemporaryFileSystem|Bind)", line))
+    lines = dict(line.split("=", 1) for line in unit.splitlines() if re.match("(TemporaryFileSystem|Bind|Inaccessible|StandardInput)", line))
     assert {entry.split(":")[0] for entry in lines.pop("TemporaryFileSystem").split()} == {
-        "/boot", "/media", "/mnt", "/opt", "/srv", "/var", "/etc/redoubt/backup-server", path}
-    assert lines == {"BindPaths": f"{path}/database/%i", "BindReadOnlyPaths": "/etc/redoubt/backup-server/%i.conf /etc/redoubt/backup-server/%i.d"}
+        "/boot", "/media", "/mnt", "/opt", "/srv", "/var", "/etc/redoubt/backup-server", "/etc/redoubt/pki", path}
+    assert lines == {"BindPaths": f"{path}/database/%i", "InaccessiblePaths": "/proc", "StandardInput": "file:/etc/redoubt/pki/host.key",
+                     "BindReadOnlyPaths": "/etc/redoubt/backup-server/%i.conf /etc/redoubt/backup-server/%i.d /etc/redoubt/pki/ca.pem /etc/redoubt/pki/host.pem"}
     assert "ProtectHome=yes" in unit.splitlines()
 
 

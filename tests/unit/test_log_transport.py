@@ -71,7 +71,7 @@ class World:
         certificate, key = self.ca.give("store1")
         common = {"ca": str(self.ca.path), "port": self.port}
         self.server_settings = {**common, "certificate": str(certificate), "key": str(key), "path": str(self.store), "days": 400, "silent_hours": 3,
-                                "full_percent": 100, "hosts": {"app1": {"app": "notes", "zone": "Etc/UTC"}, "app2": {"app": "", "zone": "Etc/UTC"}}}
+                                "full_percent": 100, "host_percent": 100, "hosts": {"app1": {"app": "notes", "zone": "Etc/UTC"}, "app2": {"app": "", "zone": "Etc/UTC"}}}
         certificate, key = self.ca.give("app1")
         self.settings = {**common, "certificate": str(certificate), "key": str(key), "server": "store1", "addresses": ["127.0.0.1"], "spool": str(base / "spool"),
                          "state": str(base / "state"), "positions": str(base / "positions"), "limit": 2 << 30, "silence": 900}
@@ -197,6 +197,44 @@ def test_a_disk_that_is_full_takes_nothing_and_loses_nothing(world: World) -> No
     world.kill("server")
     world.start("server")
     assert world.wait() == list(range(world.written))
+
+
+def test_who_takes_all_that_one_may_waits_and_keeps_no_other_from_anything(world: World) -> None:
+    disk = os.statvfs(world.store)
+    world.server_settings |= {"host_percent": 2_000_000 / (disk.f_bavail * disk.f_frsize) * 100, "full_percent": 50}
+    world.start("server")
+    world.start("sender")
+    world.write(12000, "x" * 200)
+    world.until("<2>The logs of app1 take all that those of one host may", "server")
+    (day,) = (world.store / "app1").iterdir()
+    before = world.arrived()
+    assert before == list(range(len(before))) and 1_500_000 < day.stat().st_size <= 2_100_000
+    # Another is served meanwhile.
+    certificate, key = world.ca.give("app2")
+    text = b'{"t":"", "m":"hello"}'
+    assert ask(connect(world, certificate, key), OPEN, b"2 syslog %d %s\n" % (len(text), text)).count(b" rsp ") == 2
+    done = subprocess.run([SERVER, "watch"], env={**os.environ, "REDOUBT_LOG_SERVER_CONFIG": str(world.base / "server.json")}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "The logs of app1 take 0.0 of the 0.0 GB that those of one host may" in done.stdout and "of app2 take" not in done.stdout
+    # Connecting again changes nothing, and is said once.
+    world.kill("sender")
+    world.start("sender")
+    world.until("(?s)(?=.*it has connected again).*connected 127.0.0.1: app1.*connected 127.0.0.1: app1", "server")
+    assert world.arrived() == before and world.said("server").count("<2>") == 1
+    # As when a day has become old.
+    os.truncate(day, 0)
+    world.until("There is room for app1 again.", "server")
+    world.until("(?s)<2>.*<2>", "server")
+    found = list(dict.fromkeys([*before, *world.arrived()]))
+    assert len(before) < len(found) < world.written and found == list(range(len(found)))
+    # And when one may take more.
+    os.truncate(day, 0)
+    world.kill("server")
+    world.server_settings["host_percent"] = 100
+    world.start("server")
+    deadline = time.monotonic() + 60
+    while len(rest := {*found, *world.arrived()}) < world.written:
+        assert time.monotonic() < deadline, len(rest)
+        time.sleep(0.1)
 
 
 def test_what_a_killed_server_left_of_a_line_is_taken_away(world: World) -> None:

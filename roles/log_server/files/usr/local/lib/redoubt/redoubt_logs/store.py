@@ -57,6 +57,14 @@ class Store:
         self.file, self.day = -1, ""
 
 
+def room(root: Path, percent: float) -> tuple[dict[str, int], int]:
+    """Bytes that the logs of each host take, and how many those of one may take: so much of what all of them take and what is free."""
+    taken = {folder.name: sum(path.stat().st_blocks * 512 for path in folder.iterdir())
+             for folder in root.iterdir() if folder.is_dir() and not folder.is_symlink()}
+    disk = os.statvfs(root)
+    return taken, int((sum(taken.values()) + disk.f_bavail * disk.f_frsize) * percent / 100)
+
+
 def whole(file: int, end: int) -> int:
     """Where the last whole line ends."""
     step = 1 << 16

@@ -192,7 +192,7 @@ def pending() -> tuple[list[dict[str, str]], list[str], dict[str, int]]:
             package.candidate = max(newer)
             package.mark_install(auto_fix=False, from_user=False)
             found.append({"name": package.name, "from": package.installed.version, "to": max(newer).version})
-    needs = {"/var/cache/apt/archives": cache.required_download, "/usr": max(cache.required_space, 0) + SPARE}
+    needs = {"/var/cache/apt/archives": cache.required_download + 10 * MEGABYTE, "/usr": max(cache.required_space, 0) + SPARE}
     if any(each["name"].startswith("linux-image") for each in found):
         needs["/boot"] = 150 * MEGABYTE
     return sorted(found, key=lambda each: each["name"]), sorted(held), needs

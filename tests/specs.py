@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# Variables of `site` begin with app_ or site_: what an inventory says, and what follows from it.
-PREFIXES = {"site": ("app_", "site_")}
+# Variables of `site` begin with app_, site_ or promote_: what an inventory says, and what follows from it.
+PREFIXES = {"site": ("app_", "site_", "promote_")}
 NOTHING = object()
 
 

@@ -20,9 +20,11 @@ options:
     required: true
   phase:
     description: What to do. C(check) is the first step of C(migrate), for several hosts with one database, of which one migrates and the
-      others C(adopt) what it did. C(restart) puts what serves in service once more, with new processes. C(end) lets the next run come, whatever became of this one, and like C(list) changes nothing.
+      others C(adopt) what it did. C(compare) refuses a release with other packages than O(packages). C(standing) says since when the live one
+      serves without a fault, and what it is made of. C(restart) puts what serves in service once more, with new processes. C(end) lets the
+      next run come, whatever became of this one, and like C(list) and C(standing) changes nothing.
     type: str
-    choices: [build, check, migrate, adopt, activate, rollback, restart, end, list]
+    choices: [build, compare, check, migrate, adopt, activate, rollback, restart, end, list, standing]
     required: true
   release:
     description: Name of the release, as M(redoubt.django.release_plan) found it; for C(rollback), empty for the one before.
@@ -36,6 +38,14 @@ options:
     description: What the colour is started with, for C(activate).
     type: str
     default: ""
+  packages:
+    description: Hash of a release's packages, as C(standing) gives it, for C(compare).
+    type: str
+    default: ""
+  seconds:
+    description: How far C(standing) looks back.
+    type: str
+    default: "0"
   action:
     description: What the journal calls it.
     type: str
@@ -51,7 +61,7 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Every phase but C(list) says that it would change something; M(redoubt.django.release_plan) says whether there is anything to do.
+    description: Every phase but C(list) and C(standing) says that it would change something; M(redoubt.django.release_plan) says whether there is anything to do.
   diff_mode:
     support: none
     description: A release is not a text.
@@ -91,7 +101,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 PROGRAM = "/usr/local/lib/redoubt/release"
 ARGUMENTS = {"build": ("release", "commit"), "check": ("release",), "migrate": ("release",), "adopt": ("release",),
-            "activate": ("release", "fingerprint"), "rollback": ("release",), "restart": (), "end": (), "list": ()}
+            "activate": ("release", "fingerprint"), "rollback": ("release",), "restart": (), "end": (), "list": (), "compare": ("release", "packages"), "standing": ("seconds",)}
 
 
 def main() -> None:
@@ -101,11 +111,11 @@ def main() -> None:
         "app": {"type": "path", "required": True},
         "phase": {"type": "str", "choices": list(ARGUMENTS), "required": True},
         "release": text, "commit": text, "fingerprint": text, "who": text, "token": text,
-        "action": {"type": "str", "default": "deploy"},
+        "action": {"type": "str", "default": "deploy"}, "packages": text, "seconds": {"type": "str", "default": "0"},
     })
     params = module.params
     phase = params["phase"]
-    if module.check_mode and phase != "list":
+    if module.check_mode and phase not in ("list", "standing"):
         module.exit_json(changed=phase != "end", notes=[], output=[], seconds={})
     # A first run that failed before it wrote its description ends all the same, with its own sentence and no second one.
     if phase != "end" and not os.path.exists(params["app"]):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import datetime
 import fcntl
+import gzip
 import importlib
 import json
 import os
+import shutil
 import socket
 import sys
 import time
@@ -1021,3 +1023,74 @@ def test_a_restart_that_does_not_answer_leaves_what_serves(history, phase) -> No
 def test_where_nothing_is_live_there_is_nothing_to_start_again(machine, phase) -> None:
     machine.released("a")
     assert phase("restart")["msg"] == "No release is live, so there is nothing to start again. Run playbooks/deploy.yml."
+
+
+# --- compare, standing -----------------------------------------------------------------------------------------------
+
+
+def packed(release: Path, *names: str) -> Path:
+    """Give a release a list of requirements, and packages that came of it."""
+    (release / "src/requirements.txt").write_text("django\n")
+    for name in names:
+        (release / "venv/lib/python3.13/site-packages" / f"{name}.dist-info").mkdir(parents=True)
+    return release
+
+
+def test_other_packages_end_the_run_and_the_same_do_not(machine, phase, program) -> None:
+    machine.app |= {"project_dir": ".", "requirements": "auto"}
+    machine.serving("old")
+    tried = program.steps.packages(machine.app, packed(machine.released("tried", served=False), "django-5.2", "psycopg-3.2"))
+    packed(machine.released("same", served=False), "psycopg-3.2", "django-5.2")
+    newer = packed(machine.released("newer", served=False), "django-5.2", "psycopg-3.3")
+    assert not phase("compare", "same", packages=tried)["failed"]
+    answer = phase("compare", "newer", packages=tried)
+    assert answer["failed"] and "Step 'compare' of release newer failed: its requirements, or the packages that came of them, are not those" in answer["msg"]
+    assert answer["msg"].endswith("The release that was live still is.") and machine.live()[1] == "old" and not machine.home.joinpath("claim.json").exists()
+    # The list alone counts too: the same today may be another tomorrow.
+    shutil.rmtree(newer / "venv")
+    packed(newer, "django-5.2")
+    first = program.steps.packages(machine.app, newer)
+    (newer / "src/requirements.txt").write_text("django==5.2\n")
+    assert program.steps.packages(machine.app, newer) != first
+
+
+@pytest.fixture
+def visited(tmp_path, program, monkeypatch):
+    """nginx' log, by how long ago each answer was."""
+    monkeypatch.setattr(program, "VISITS", tmp_path)
+
+    def write(name: str, *answers: tuple[str, int]) -> None:
+        lines = [json.dumps({"status": status, "path": '/?"status":"500"', "at": f"{time.time() - ago:.3f}"}, separators=(",", ":")) for status, ago in answers]
+        with (gzip.open if name.endswith(".gz") else open)(tmp_path / name, "wt") as sink:
+            sink.write("\n".join(lines) + "\nno JSON \"status\":\"500\"\n")
+
+    return write
+
+
+def test_standing_is_since_the_last_thing_that_was_wrong(machine, program, visited) -> None:
+    assert program.standing(machine.app, 3600) == {"live": "", "faults": [], "seconds": 0}
+    machine.app |= {"project_dir": ".", "requirements": "auto", "processes": ["notes-worker.service"]}
+    packed(machine.serving("r1"), "django-5.2")
+    served = machine.home / "releases/r1/served"
+    os.utime(served, (time.time() - 5000, time.time() - 5000))
+    machine.rule("systemctl show", out=f"ActiveState=active\nActiveEnterTimestamp=@{int(time.time()) - 4000}")
+    found = program.standing(machine.app, 7200)
+    assert found["live"] == "r1" and found["commit"] == "commit of r1" and found["faults"] == [] and machine.asked == ["blue", ""]
+    assert 3995 <= found["seconds"] <= 4010 and found["why"] in ("notes@blue.service was started", "notes-worker.service was started")
+    assert found["packages"] == program.steps.packages(machine.app, machine.root / "releases/r1")
+    visited("access.log.2.gz", ("500", 3000), ("200", 100), ("404", 50))
+    found = program.standing(machine.app, 7200)
+    assert 2995 <= found["seconds"] <= 3010 and found["why"] == "a visitor was answered 500"
+    visited("access.log", ("502", 700), ("500", 9000))
+    assert 695 <= program.standing(machine.app, 7200)["seconds"] <= 710
+    # Who wants to know of ten minutes is told of ten minutes.
+    assert program.standing(machine.app, 600)["seconds"] >= 3995
+
+
+def test_what_is_wrong_now_is_named(machine, program, visited) -> None:
+    machine.app |= {"project_dir": ".", "requirements": "auto"}
+    packed(machine.serving("r1"))
+    machine.rule("systemctl show", out="ActiveState=activating")
+    machine.rule("systemctl list-units", out="notes-prune.service loaded failed failed prune")
+    machine.sick.add("r1")
+    assert program.standing(machine.app, 60)["faults"] == ["notes@blue.service is activating", "notes-prune.service is failed", "https://notes.test/ answered 500 of r1"]

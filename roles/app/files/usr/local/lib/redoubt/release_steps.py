@@ -259,6 +259,16 @@ def reuse(app: dict, venv: Path, wanted: list[str | Path], folder: Path, env: di
     return True
 
 
+def packages(app: dict, release: Path) -> str:
+    """Return what a release has beside its own code, as a hash: the list of its requirements, and each package that came of it with its version."""
+    digest = hashlib.sha256()
+    if app["source"] != "pypi":
+        digest.update(find_requirements(app, release / "src").read_bytes())
+    for name in sorted(path.name for path in (release / "venv/lib").glob("python3*/site-packages/*.dist-info")):
+        digest.update(f"{name}\n".encode())
+    return digest.hexdigest()
+
+
 def add(name: str, pip: list[str | Path], release: Path, env: dict[str, str]) -> None:
     """Install a package of the kit's own list where the project brings none, leaving what it brings as it is."""
     listing = subprocess.run([UV, "pip", "list", "--no-config", "--format=json"], env={**os.environ, **env}, capture_output=True, check=True)

@@ -1,0 +1,71 @@
+"""What is said of an environment that is asked what it serves, and of one that cannot be asked."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+ONE = {"live": "r1", "commit": "c0ffee", "version": "v1", "source": "git", "from": "https://git.test/notes.git", "packages": "x", "faults": [], "seconds": 4000, "why": "it was put in service"}
+
+
+@pytest.mark.parametrize(
+    ("candidates", "sentence"),
+    [
+        ([ONE], ""),
+        ([{**ONE, "seconds": 3600}], ""),
+        ([{"live": "", "faults": [], "seconds": 0}], "staging serves nothing: deploy there first."),
+        ([ONE, {**ONE, "live": "r2"}], "The hosts of staging do not serve one release (r1, r2): run playbooks/deploy.yml there first."),
+        ([ONE, {"live": "", "faults": [], "seconds": 0}], "The hosts of staging do not serve one release (r1, ): run playbooks/deploy.yml there first."),
+        ([ONE, {**ONE, "faults": ["notes-worker.service is inactive", "https://notes.test/ answered 500"]}],
+         "staging does not serve r1 as it should: notes-worker.service is inactive; https://notes.test/ answered 500."),
+        ([{**ONE, "from": "https://elsewhere.test/notes.git"}], ("staging has its code from https://elsewhere.test/notes.git (git), and this environment from "
+                                                                "https://git.test/notes.git (git): give both the same app_repo.")),
+        ([{**ONE, "source": "pypi"}], "staging has its code from https://git.test/notes.git (pypi), and this environment from https://git.test/notes.git (git): give both the same app_repo."),
+        ([{**ONE, "seconds": 3599}], "staging serves r1 without a fault since 3599 seconds, when it was put in service, and promote_min_age is 3600: wait for another 1 seconds."),
+        # Of several hosts, the one that has served for the shortest time counts.
+        ([ONE, {**ONE, "seconds": 10, "why": "a visitor was answered 502"}],
+         "staging serves r1 without a fault since 10 seconds, when a visitor was answered 502, and promote_min_age is 3600: wait for another 3590 seconds."),
+    ],
+)
+def test_the_first_reason_why_not(candidates, sentence):
+    loader = DataLoader()
+    values = loader.load_from_file(str(ROOT / "roles/app/vars/main.yml"), trusted_as_template=True)
+    site = loader.load_from_file(str(ROOT / "roles/site/defaults/main.yml"), trusted_as_template=True)
+    templar = Templar(loader=loader, variables={**site, **values, "__app_candidates": candidates, "app_promoted_from": "staging", "app_repo": "https://git.test/notes.git"})
+    assert templar.template(values["__app_refused"]) == sentence
+
+
+def play(folder, *arguments):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("REDOUBT_", "ANSIBLE_", "XDG_"))}
+    environment |= {"HOME": str(folder), "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "ANSIBLE_HOME": str(folder / "ansible"),
+                    "PATH": f"{pathlib.Path(sys.executable).parent}:/usr/bin:/bin"}
+    command = ["ansible-playbook", "-i", ROOT / "inventories/demo", "-e", f"inventories={folder}", *arguments, ROOT / "playbooks/promote.yml"]
+    done = subprocess.run([pathlib.Path(sys.executable).with_name(command[0]), *command[1:]], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
+def test_an_environment_that_cannot_be_asked(tmp_path):
+    code, words = play(tmp_path)
+    assert code == 2 and "from is not given: name the environment, `-e from=staging`." in words
+    code, words = play(tmp_path, "-e", "from=stagin")
+    assert code == 2 and f"{tmp_path}/stagin is not there: name the folder, `-e from=staging`." in words
+    # Its password is nowhere.
+    (tmp_path / "staging").mkdir()
+    (tmp_path / "staging/hosts.yml").write_text("web: {hosts: {app1: {ansible_connection: local, ansible_become: false}}}\n")
+    code, words = play(tmp_path, "-e", "from=staging")
+    assert code == 2 and "staging does not say what it serves: " in words and "vault" in words
+    # And a host of it that nothing was deployed to.
+    (tmp_path / ".config/redoubt").mkdir(parents=True)
+    (tmp_path / ".config/redoubt/vault-staging").write_text("four words that open it")
+    (tmp_path / ".config/redoubt/vault-staging").chmod(0o600)
+    (tmp_path / "staging/group_vars").mkdir()
+    (tmp_path / "staging/group_vars/all.yml").write_text("app_name: nothinghere\n")
+    code, words = play(tmp_path, "-e", "from=staging")
+    assert code == 2 and "staging does not say what it serves: " in words and "There is no /etc/nothinghere/release.json on this host: nothing has been deployed here yet." in words

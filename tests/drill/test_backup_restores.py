@@ -143,7 +143,8 @@ def test_what_an_owned_host_cannot_destroy(backups) -> None:
     assert files <= {row["name"] for row in backups.listing["backups"]}
 
     # Its own database's: a piece of the log, overwritten by pgBackRest's own words, which archive-push would not do.
-    piece = backups.store.check_output(f"cd {backups.root}/database/{backups.name} && find archive -name '*-*.lz4' | sort | tail -n 1")
+    # Of those that were kept: another has come since.
+    piece = backups.store.check_output(f"cd {backups.root}/kept/{kept}/database/{backups.name} && find archive -name '*-*.lz4' | sort | tail -n 1")
     assert backups.pgbackrest(f"repo-put {piece}", feed="junk").rc == 0
     with backups.alert(backups.store, f"have changed since they were kept ({piece.split('/')[-1][:24]})"):
         assert backups.store.run("systemctl start redoubt-backup-watch.service").rc != 0

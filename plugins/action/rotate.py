@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import datetime
 
-from ansible import context
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.redoubt.django.plugins.plugin_utils import contract, rotation, secret_store
-from ansible_collections.redoubt.django.plugins.plugin_utils.environment_secrets import folder_of
+from ansible_collections.redoubt.django.plugins.plugin_utils.environment_secrets import folder_of, inventory_sources
 
 STEPS = ("look", "begin", "replace", "finish")
 
@@ -35,7 +34,7 @@ class ActionModule(ActionBase):
                                     f"is in {rotation.PAGE}.")
         if args["step"] == "look":
             return {"changed": False}
-        sources = list(context.CLIARGS.get("inventory") or []) or list(task_vars["hostvars"]._inventory._sources)
+        sources = inventory_sources(task_vars)
         try:
             vault = rotation.vault_with(rotation.SECRETS[args["secret"]], sources, secret_store.loaded(self._loader))
             self.everywhere(task_vars)

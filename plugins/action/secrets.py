@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import datetime
 
-from ansible import context
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.redoubt.django.plugins.plugin_utils import secret_store
-from ansible_collections.redoubt.django.plugins.plugin_utils.environment_secrets import Environment, Outcome
+from ansible_collections.redoubt.django.plugins.plugin_utils.environment_secrets import Environment, Outcome, inventory_sources
 from ansible_collections.redoubt.django.plugins.plugin_utils.secret_needs import CLIENT
 
 
@@ -22,7 +21,7 @@ class ActionModule(ActionBase):
     def run(self, tmp=None, task_vars=None):
         super().run(tmp, task_vars)
         self.validate_argument_spec({})
-        sources = list(context.CLIARGS.get("inventory") or []) or list(task_vars["hostvars"]._inventory._sources)
+        sources = inventory_sources(task_vars)
         keys = secret_store.loaded(self._loader)
         try:
             environment = Environment(self._loader, sources, keys)

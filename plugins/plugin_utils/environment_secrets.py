@@ -16,6 +16,7 @@ import typing as t
 from pathlib import Path
 
 import yaml
+from ansible import context
 from ansible.parsing.vault import PromptVaultSecret, VaultSecret
 from ansible_collections.redoubt.django.plugins.plugin_utils import contract, secret_needs, secret_store
 from ansible_collections.redoubt.django.plugins.plugin_utils.authority import Authority
@@ -48,6 +49,11 @@ class Outcome:
     unopened: list[str] = dataclasses.field(default_factory=list)
     compared: list[str] = dataclasses.field(default_factory=list)
     deploy_keys: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def inventory_sources(task_vars: dict) -> list[str]:
+    """What `-i` names, or else the configuration."""
+    return list(context.CLIARGS.get("inventory") or []) or list(task_vars["hostvars"]._inventory._sources)
 
 
 def folder_of(sources: t.Iterable[str]) -> Path:

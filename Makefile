@@ -88,7 +88,7 @@ lint: deps ## ansible-lint, yamllint, argument_specs against defaults, ruff, she
 
 unit: deps $(FAIL2BAN) ## Unit tests of plugins, templates and argument_specs
 	@echo '==> Unit tests'
-	pytest --numprocesses auto tests/unit
+	pytest --numprocesses auto --dist worksteal tests/unit
 
 guard: deps ## Unit tests of the guard against Django 4.2, 5.2 and 6 (6 wants Python 3.12)
 	@echo '==> Guard'

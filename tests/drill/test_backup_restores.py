@@ -56,6 +56,7 @@ def test_a_night_is_drilled_and_listed(backups) -> None:
         "/var/lib/postgresql/redoubt-restored:", "/var/lib/redoubt-restored:"]
 
 
+@pytest.mark.once
 def test_a_point_in_time_beside_the_service(backups) -> None:
     backups.sql("CREATE TABLE IF NOT EXISTS redoubt.drill (word text); INSERT INTO redoubt.drill VALUES ('before')")
     time.sleep(0.1)
@@ -98,6 +99,7 @@ def test_in_place_database_and_uploads_come_back(backups, https) -> None:
     backups.archived()
 
 
+@pytest.mark.once
 def test_a_restore_that_cannot_be_leaves_what_was(backups, https) -> None:
     backups.sql("CREATE TABLE redoubt.drill AS SELECT 'here' AS word")
     for at, sentence in (("2020-01-01T00:00:00Z", "unable to find backup set with stop time less than"), ("2020-01-01", "'2020-01-01' is no time"),
@@ -270,6 +272,7 @@ def test_nothing_can_be_read_in_the_repositories(backups) -> None:
     assert word in backups.web.run(f"grep --recursive --files-with-matches {word} /srv/{backups.app}/media").stdout
 
 
+@pytest.mark.once
 def test_a_backup_that_fails_says_so(backups) -> None:
     backups.store.check_output("systemctl stop redoubt-backup-door.service")
     try:
@@ -282,6 +285,7 @@ def test_a_backup_that_fails_says_so(backups) -> None:
     assert backups.play("backup").returncode == 0
 
 
+@pytest.mark.once
 def test_a_deploy_warns_and_then_refuses(backups) -> None:
     """A drill that is older than it may be, as the check sees it."""
     drilled = f"/var/lib/redoubt/{backups.app}/drill.json"

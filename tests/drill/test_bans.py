@@ -337,6 +337,7 @@ def test_ssh_guesses_shut_out_from_ssh_alone(strangers, a, b, web, table) -> Non
         web.run("systemctl restart ssh")
 
 
+@pytest.mark.once
 def test_behind_a_proxy_nginx_shuts_out_whom_it_speaks_for(strangers, configure, a, web, password, table) -> None:
     """Last: with the address of A as the proxy's, everything else as it was."""
     attacker, beside, attacker6 = (f"{start}{random.randrange(1, 250)}" for start in ("198.51.100.", "203.0.113.", "2001:db8:bad:1::"))

@@ -125,6 +125,7 @@ def test_what_a_visitor_sends_is_harmless(answers, https) -> None:
     assert all(line.isascii() and line.isprintable() for line in answers.stored(mark, "nginx.access"))
 
 
+@pytest.mark.once
 def test_a_traceback_is_one_record_and_an_error_of_the_site_is_counted(answers, lab, browse) -> None:
     """The database goes away for a moment: the longest tracebacks that Django has."""
     db = lab.host(lab.groups["db"][0])
@@ -182,6 +183,7 @@ def test_packages_arrive(answers) -> None:
     assert {"install"} <= {row.get("event.action") for row in rows if row.get("package.name") == "hello"}
 
 
+@pytest.mark.once
 def test_deploys_arrive(answers, lab) -> None:
     """One that fails at its first step, for want of the commit."""
     name, mark = lab.vars(lab.web)["app_name"], f"drill-{secrets.token_hex(4)}"
@@ -217,6 +219,7 @@ def test_a_slow_statement_of_the_application_arrives(answers, lab) -> None:
     assert found[0]["times"] == 1 and "0.8" not in found[0]["statement"]
 
 
+@pytest.mark.once
 def test_certificates_backups_and_alerts_arrive(answers, lab) -> None:
     answers.web.check_output("systemctl start certbot-renew.service")
     answers.wait("show", "--dataset", "certbot")
@@ -246,6 +249,7 @@ def test_what_the_kernel_says_arrives(answers, lab, stranger, kind: str) -> None
 # --- The span on the controller ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.once
 def test_a_span_is_fetched_for_its_reader_alone(answers, lab, tmp_path) -> None:
     path = tmp_path / "span.jsonl"
     lab.playbook("playbooks/logs.yml", "--extra-vars", json.dumps({"since": "10m", "host": lab.web, "dataset": "sshd", "to": str(path)}))

@@ -218,6 +218,7 @@ def test_the_log_file_is_rotated_while_rsyslog_is_down(logs, table, count) -> No
     table("logs-delivery", {"what": "logrotate while rsyslog is down", **logs.delivered()})
 
 
+@pytest.mark.once
 @LENGTHS
 def test_the_host_loses_its_power(lab, logs, table, count) -> None:
     """The journal of a lab host is in memory: of what it had taken and nobody had read, nothing is there to be delivered."""
@@ -259,6 +260,7 @@ def test_the_servers_disk_is_full(logs, table, count, small_store) -> None:
     table("logs-delivery", {"what": "the server's disk is full", **logs.delivered()})
 
 
+@pytest.mark.once
 @LENGTHS
 def test_the_certificate_has_ended(lab, logs, table, count, expired) -> None:
     path = f"{lab.vars(lab.web)['site_pki']}/host.pem"

@@ -9,6 +9,7 @@ import os
 import re
 import typing as t
 
+import jinja2
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
@@ -73,10 +74,10 @@ class ActionModule(ActionBase):
         for sentence in contract.check_groups(groups, hosts):
             report.add(sentence)
         fleet = contract.is_fleet(groups)
-        rendered, checks = {}, []
+        rendered, checks, shared = {}, [], Shared()
         places: dict[str, set[str]] = collections.defaultdict(set)
         for host in hosts:
-            checked = HostCheck(self, task_vars, host, [name for name in groups if host in groups[name]], roles)
+            checked = HostCheck(self, task_vars, host, [name for name in groups if host in groups[name]], roles, shared)
             rendered[host] = checked.values
             report.secrets.update(checked.secrets())
             for problem in checked.problems():
@@ -127,8 +128,8 @@ class ActionModule(ActionBase):
             defaults = os.path.join(ROLES, name, "defaults", "main.yml")
             if os.path.isfile(spec):
                 roles[name] = {
-                    "specs": self._loader.load_from_file(spec)["argument_specs"],
-                    "defaults": (self._loader.load_from_file(defaults, trusted_as_template=True) or {}) if os.path.isfile(defaults) else {},
+                    "specs": self._loader.load_from_file(spec, unsafe=True)["argument_specs"],
+                    "defaults": (self._loader.load_from_file(defaults, unsafe=True, trusted_as_template=True) or {}) if os.path.isfile(defaults) else {},
                 }
         return roles
 
@@ -168,10 +169,77 @@ class Report:
         return f"{sentence}{end}{f' ({where})' if where else ''}"
 
 
+class Shared:
+    """What was rendered for one host, for the others on which the variable and all that it is made of are the same."""
+
+    # What takes a variable by a name that only rendering shows, or from a file.
+    HIDDEN = frozenset({"lookup", "query", "q", "vars", "varnames"})
+    FILES = (jinja2.nodes.Include, jinja2.nodes.Import, jinja2.nodes.FromImport, jinja2.nodes.Extends)
+
+    def __init__(self) -> None:
+        self.environment = jinja2.Environment(extensions=["jinja2.ext.do", "jinja2.ext.loopcontrols"])
+        self.different: dict[str, list[t.Any]] = collections.defaultdict(list)
+        self.named: dict[tuple[str, int], frozenset[str] | None] = {}
+        self.results: dict[tuple, tuple] = {}
+
+    def once(self, name: str, variables: dict, render: t.Callable[[str], tuple]) -> tuple:
+        made_of = self.made_of(name, variables)
+        if made_of is None:
+            return render(name)
+        if (name, made_of) not in self.results:
+            self.results[name, made_of] = render(name)
+        return self.results[name, made_of]
+
+    def made_of(self, name: str, variables: dict) -> frozenset | None:
+        """The names that it leads to, with which of its different values each has here; None where that cannot be told."""
+        found, left = {}, [name]
+        while left:
+            each = left.pop()
+            if each in found:
+                continue
+            found[each] = None
+            if each in variables:
+                found[each] = which = self.which(each, variables[each])
+                if (each, which) not in self.named:
+                    self.named[each, which] = self.names(variables[each])
+                if self.named[each, which] is None:
+                    return None
+                left += self.named[each, which]
+        return frozenset(found.items())
+
+    def which(self, name: str, value: t.Any) -> int:
+        known = self.different[name]
+        for index, other in enumerate(known):
+            # Written in one place, or the same text: 1 is not true, and of two equal templates one may be marked as unsafe.
+            if other is value or (type(other) is type(value) and repr(other) == repr(value) and not any(self.template(leaf) for leaf in contract.leaves(value))):
+                return index
+        known.append(value)
+        return len(known) - 1
+
+    @staticmethod
+    def template(text: str) -> bool:
+        return "{{" in text or "{%" in text or text.startswith("#jinja2:")
+
+    def names(self, value: t.Any) -> frozenset[str] | None:
+        """The names in the templates of a value."""
+        found: set[str] = set()
+        for leaf in contract.leaves(value):
+            if not self.template(leaf):
+                continue
+            try:
+                tree = self.environment.parse(leaf)
+            except jinja2.TemplateSyntaxError:
+                return None
+            found.update(node.name for node in tree.find_all(jinja2.nodes.Name))
+            if leaf.startswith("#jinja2:") or not found.isdisjoint(self.HIDDEN) or next(tree.find_all(self.FILES), None):
+                return None
+        return frozenset(found)
+
+
 class HostCheck:
     """One host: its variables rendered, and everything that is wrong with them."""
 
-    def __init__(self, action: ActionModule, task_vars: dict, host: str, groups: list[str], roles: dict[str, dict]) -> None:
+    def __init__(self, action: ActionModule, task_vars: dict, host: str, groups: list[str], roles: dict[str, dict], shared: Shared) -> None:
         self.raw = action.host_vars(task_vars, host)
         authority = contract.is_fleet(task_vars["groups"]) or self.raw.get("app_admin_client_ca") == "environment"
         self.roles = {name: role for name, role in roles.items() if name in contract.roles_of(groups, authority, *(bool(task_vars["groups"].get(name)) for name in ("backups", "logs")))}
@@ -179,7 +247,9 @@ class HostCheck:
         self.options = {key: spec for role in self.roles.values() for key, spec in role["specs"]["main"].get("options", {}).items()}
         self.defaults = {key: value for role in roles.values() for key, value in role["defaults"].items()}
         self.available = {**self.defaults, **self.raw}
-        self.templar = action._templar.copy_with_new_env(available_variables=self.available)
+        # What is rendered already stands here in the place of its template, so that nothing made of it renders it again.
+        scope = dict(self.available)
+        self.templar = action._templar.copy_with_new_env(available_variables=scope)
         self.values: dict[str, t.Any] = {}
         self.failed: dict[str, list[AnsibleError]] = {}
         self.meant: set[str] = set()  # what misspelt variables seem to stand for
@@ -187,10 +257,17 @@ class HostCheck:
         wanted = [*self.options, *CONNECTION, *(name for name in self.raw if name.startswith("vault_"))]
         for name in wanted:
             if name in self.available:
-                try:
-                    self.values[name] = self.templar.template(self.available[name])
-                except AnsibleError as error:
-                    self.failed[name] = list(self.errors(self.available[name])) or [error]
+                value, errors = shared.once(name, self.available, self.render)
+                if errors:
+                    self.failed[name] = errors
+                else:
+                    self.values[name] = scope[name] = value
+
+    def render(self, name: str) -> tuple[t.Any, list[AnsibleError]]:
+        try:
+            return self.templar.template(self.available[name]), []
+        except AnsibleError as error:
+            return None, list(self.errors(self.available[name])) or [error]
 
     def errors(self, value: t.Any) -> t.Iterator[AnsibleError]:
         """Of each part of a value: Ansible stops at the first."""

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "collections"))
 
+from ansible_collections.redoubt.django.plugins.action import preflight
 from ansible_collections.redoubt.django.plugins.plugin_utils import contract, sources
 
 SPECS = {path.parts[-3]: yaml.safe_load(path.read_text())["argument_specs"] for path in sorted(ROOT.glob("roles/*/meta/argument_specs.yml"))}
@@ -886,6 +887,52 @@ def test_places_of_single_hosts(run):
     assert re.search(r"app_nme is no variable of this kit: did you mean app_name\? \(inventories/lab/hosts.yml:\d+, store1\)", answer.stdout)
     assert "notes.test is in app_domains of app1 and app2" in answer.stdout
     assert "app2 and app3 are the same machine" in answer.stdout
+
+
+def test_a_value_is_judged_on_the_host_whose_it_is_however_it_comes_there(run):
+    names = [f"app{number}" for number in range(1, 9)]
+    run.hosts["web"]["hosts"] = run.hosts["db"]["hosts"] = {name: {"ansible_host": f"192.0.2.{number}", "own": "10m"} for number, name in enumerate(names)}
+    own = run.hosts["web"]["hosts"]
+    run.variables |= {"app_releases_kept": 1, "app_max_body_size": "{{ through }}", "through": "{% set local = own %}{{ local }}", "nginx_login_rate": "{{ lookup('vars', 'ra' ~ 'te') }}",
+                      "rate": "5r/s", "app_project_dir": "{{ hostvars[inventory_hostname].own }}", "app_env": {"OWN": "{{ mine }}"}, "mine": "x"}
+    own["app2"]["own"] = "10MB"
+    own["app3"]["app_releases_kept"] = True
+    own["app4"]["rate"] = "fast"
+    own["app5"]["own"] = "../up"
+    own["app6"]["mine"] = "{{ nowhere }}"
+    own["app7"] = {**own["app7"], "app_domains": ["notes"]}
+    answer = run()
+    for sentence, host in (("app_max_body_size is '10MB'", "app2"), ("app_releases_kept is true or false", "app3"),
+                           ("nginx_login_rate is 'fast'", "app4"), ("app_project_dir is '../up'", "app5"), ("nowhere is not defined", "app6"),
+                           (r"app_domains\[0\] is 'notes'", "app7")):
+        assert re.search(rf"(?m)^ *- ({sentence}).*[( ]{host}\)$", answer.stdout), (sentence, answer.stdout)
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "rendered"),
+    [
+        ({"a": "{{ b }}", "b": "x"}, {}, 1),
+        ({"a": ["{{ b.c }}"], "b": {"c": "{{ d }}"}, "d": 1}, {"d": 2}, 2),
+        ({"a": ["{{ b.c }}"], "b": {"c": "{{ d }}"}, "d": 1}, {"e": 2}, 1),
+        ({"a": "{{ b }}", "b": 1}, {"b": True}, 2),
+        ({"a": "{{ b | default('x') }}"}, {"b": "x"}, 2),
+        ({"a": "{% for b in c %}{{ b }}{% endfor %}", "c": [1]}, {"c": [1]}, 1),
+        ({"a": "{{ b['c'] }} c don't {{ d }}", "b": {"c": 1}, "c": 1, "d": 1}, {"c": 2}, 1),
+        ({"a": "{{ b['c'] }} c don't {{ d }}", "b": {"c": 1}, "c": 1, "d": 1}, {"d": 2}, 2),
+        ({"a": "{{ lookup('vars', 'b') }}"}, {}, 2),
+        ({"a": "{{ b }}", "b": "{{ vars['c'] }}"}, {}, 2),
+        ({"a": "{% include 'b' %}"}, {}, 2),
+        ({"a": "#jinja2: variable_start_string: '[['\n[[ b ]]", "b": 1}, {"b": 2}, 2),
+        ({"a": "{{ b"}, {}, 2),
+        ({"a": "{{ a }}"}, {}, 1),
+        ({"a": "{{ b }}"}, {"a": '{{ b }}'[:3] + 'b }}'}, 2),
+    ],
+)
+def test_what_is_the_same_on_another_host_is_rendered_once(one, two, rendered):
+    shared, asked = preflight.Shared(), []
+    for variables in (one, {**one, **two}):
+        shared.once("a", variables, asked.append)
+    assert len(asked) == rendered
 
 
 def test_extra_variables_of_the_command_line(run):

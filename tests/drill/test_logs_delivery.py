@@ -260,6 +260,47 @@ def test_the_servers_disk_is_full(logs, table, count, small_store) -> None:
     table("logs-delivery", {"what": "the server's disk is full", **logs.delivered()})
 
 
+ROOM = 8 << 20
+
+
+@pytest.fixture
+def little_room(logs):
+    """The store has ROOM bytes, of which one host may take half. What comes meanwhile is put behind what was there."""
+    root = "/var/log/redoubt"
+    logs.store.check_output(f"systemctl stop redoubt-log-server && mount -t tmpfs -o size={ROOM},$(stat --format=mode=%a,uid=%u,gid=%g {root}) drill {root}"
+                            " && systemctl start redoubt-log-server")
+    yield root
+    logs.store.check_output(f"systemctl stop redoubt-log-server && mkdir /run/drill && cp -a {root}/. /run/drill/ && umount {root} && cd /run/drill"
+                            f" && for file in */*.jsonl; do if [ -e {root}/$file ]; then cat $file >>{root}/$file; else cp -a $file {root}/$file; fi; done"
+                            " && rm -r /run/drill && systemctl start redoubt-log-server")
+
+
+@pytest.mark.slow
+def test_one_host_takes_all_that_one_may(lab, logs, table, little_room) -> None:
+    other = lab.groups["logs"][0]
+    if other == logs.name:
+        pytest.skip("the log server of this inventory is the host itself")
+    if lab.vars(other).get("log_server_host_percent", 50) != 50:
+        pytest.skip("the inventory allows one host another part than half")
+    logs.write(LONG // 5)
+    # What is said of it is a record of the log server's own, which is kept while the other host waits.
+    (record,) = records(logs, f"The logs of {logs.name} take all", host=other)
+    assert (record["event.dataset"], record["log.level"]) == ("log_server", "crit")
+    taken = int(logs.store.check_output(f"du -s --block-size=1 {logs.folder} | cut -f 1"))
+    assert ROOM * 0.4 < taken <= ROOM * 0.5 + (64 << 10)
+    before = logs.counted()
+    assert all(found["ordered"] for found in before.values()) and sum(found["arrived"] for found in before.values()) < 2 * logs.written
+    logs.store.check_output("systemd-cat --identifier=drill echo %s", f"{logs.mark} meanwhile")
+    records(logs, f"{logs.mark} meanwhile", host=other)
+    assert logs.counted() == before
+    # Whoever looks at the log server is told as well.
+    assert logs.store.run("systemctl start redoubt-log-watch.service").rc == 1
+    records(logs, f"The logs of {logs.name} take 0.0 of the 0.0 GB", host=other)
+    logs.store.check_output(f"mount -o remount,size=1g {little_room}")
+    table("logs-delivery", {"what": "one host takes all that one may", **logs.delivered()})
+    records(logs, f"There is room for {logs.name} again", host=other)
+
+
 @pytest.mark.once
 @LENGTHS
 def test_the_certificate_has_ended(lab, logs, table, count, expired) -> None:
@@ -297,15 +338,15 @@ journal.sendto(b"SYSLOG_IDENTIFIER=drill\\nPRIORITY=3\\nMESSAGE\\n" + struct.pac
 """
 
 
-def records(logs, text: str, seconds: float = 30) -> list[dict]:
+def records(logs, text: str, seconds: float = 30, host: str = "") -> list[dict]:
     """Those on the log server that hold a text, once there is one. What sudo and systemd say of the drill's own commands is not meant."""
     deadline = time.monotonic() + seconds
-    while not among(logs, logs.name, text):
+    while not among(logs, host or logs.name, text):
         assert time.monotonic() < deadline, text
         time.sleep(0.3)
     # What else came of it would be there by now.
     time.sleep(1)
-    return among(logs, logs.name, text)
+    return among(logs, host or logs.name, text)
 
 
 def among(logs, host: str, text: str) -> list[dict]:

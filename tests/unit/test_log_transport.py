@@ -631,3 +631,38 @@ def test_records_are_sent_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     # What was there before the first start is not sent.
     assert numbers == [1, 2, 3, 4, 5]
     assert {(message["priority"], message["name"]) for message in collector.messages} == {(11, "a_b")}
+
+
+def test_another_collector_than_the_one_that_is_meant_is_told_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    collector = Collector(Authority(tmp_path, "somebody"), port)
+    real = socket.create_connection
+    monkeypatch.setattr(socket, "create_connection", lambda address, **more: real(("127.0.0.1", address[1]), **more))
+    monkeypatch.setattr(forward, "PAUSES", (0.1,))
+    (tmp_path / "store").mkdir()
+    meant = Authority(tmp_path, "meant").path
+    started = forward.Forwarder(tmp_path / "store", tmp_path / "positions.json", {"host": "siem.test", "port": port, "ca": str(meant)})
+    threading.Thread(target=started.run, daemon=True).start()
+    with pytest.raises(ssl.SSLError):
+        collector.take("", 10)
+    deadline = time.monotonic() + 10
+    while "<2>Nothing is sent on: [SSL: CERTIFICATE_VERIFY_FAILED]" not in capsys.readouterr().out:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_collector_that_takes_nothing_is_an_alert(world: World) -> None:
+    world.server_settings |= {"forward": {"host": "siem.test", "port": 6514, "ca": ""}, "hosts": {}}
+    config, positions = world.base / "server.json", world.base / "positions.json"
+    config.write_text(json.dumps(world.server_settings))
+
+    def watch() -> subprocess.CompletedProcess:
+        environment = {**os.environ, "REDOUBT_LOG_SERVER_CONFIG": str(config), "STATE_DIRECTORY": str(world.base)}
+        return subprocess.run([SERVER, "watch"], env=environment, capture_output=True, text=True, check=False)
+
+    assert watch().returncode == 1
+    positions.write_text("{}")
+    assert watch().returncode == 0, watch().stdout
+    os.utime(positions, (time.time() - 16 * 60,) * 2)
+    assert watch().returncode == 1 and "siem.test has taken no log record for more than 15 minutes" in watch().stdout

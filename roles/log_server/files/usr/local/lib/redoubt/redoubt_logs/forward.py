@@ -63,7 +63,8 @@ class Forwarder:
                     failures = 0
                     self.deliver(connection)
             except OSError as error:
-                self.say(f"Nothing is sent on: {error}.")
+                # Who proves to be somebody else does not become the collector by waiting.
+                self.say(f"<{2 if isinstance(error, ssl.SSLCertVerificationError) else 4}>Nothing is sent on: {error}.")
             # Nobody knows what of this has arrived.
             self.positions = dict(self.settled)
             self.sent.clear()

@@ -26,7 +26,7 @@ NGINX_LEVELS = {"warn": "warning", "error": "err"}
 IDENTIFIERS = {"sshd": "sshd", "sshd-session": "sshd", "sshd-auth": "sshd", "sudo": "sudo", "certbot": "certbot", "redoubt-alert": "alert",
                "fail2ban-server": "fail2ban", "fail2ban.actions": "fail2ban"}
 UNITS = (("fail2ban", "fail2ban"), ("certbot", "certbot"), ("redoubt-backup", "backup"), ("redoubt-drill", "backup"), ("pgbackrest", "backup"),
-         ("redoubt-log-server", "log_server"), ("auditd", "audit"))
+         ("redoubt-log-", "log_server"), ("auditd", "audit"))
 
 DATASET = re.compile("[a-z][a-z0-9._-]{0,39}")
 LOCAL = re.compile(r"(\d{4})[/-](\d\d)[/-](\d\d) (\d\d):(\d\d):(\d\d) ")

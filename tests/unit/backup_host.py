@@ -6,7 +6,6 @@ import datetime
 import importlib.machinery
 import importlib.util
 import ipaddress
-import json
 import os
 import subprocess
 import sys

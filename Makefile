@@ -94,8 +94,8 @@ guard: deps ## Unit tests of the guard against Django 4.2, 5.2 and 6 (6 wants Py
 	@echo '==> Guard'
 	guard/test $(UV)
 
-bench: deps .lab/bench/hosts.yml ## Measure converges, a deploy, a rollback and requests against their floors (bench/results.json)
-	@.venv/bin/python bench/run
+bench: deps .lab/bench/hosts.yml ## Measure converges, a deploy, a rollback and requests against their floors, and 1 to 8 hosts; PART=hosts or run for one (bench/results.json)
+	@for part in $(or $(PART),run hosts); do .venv/bin/python bench/$$part || exit; done
 
 # What every target needs. Each step is skipped when there is nothing to do.
 deps: .cache/packages .venv/.synced

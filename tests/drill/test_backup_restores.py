@@ -194,6 +194,7 @@ def sealed(key: dict, content: bytes) -> bytes:
     return nonce + cipher + Poly1305.generate_tag(text(key["mac"]["r"]) + word, cipher)
 
 
+@pytest.mark.once
 def test_what_is_old_goes_and_what_is_claimed_to_be_there_does_not_cost_what_is(backups) -> None:
     """As the unit runs it, with fewer days. The intruder has the host's key and passphrase."""
     assert backups.send() == 0

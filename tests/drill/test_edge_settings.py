@@ -347,6 +347,7 @@ def narrow(lab, tmp_path_factory, told):
     lab.playbook(str(play), "--extra-vars", json.dumps({"app_admin_allow": [there["lab_ipv4"] + "/32", there["lab_ipv6"] + "/128"]}))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("family", ["lab_ipv4", "lab_ipv6"])
 def test_the_admin_is_not_there_but_for_whom_it_is_meant(narrow, web, stranger, edge, family) -> None:
     admin, login, server = edge.variables["app_admin_path"], edge.variables["app_login_paths"][0], edge.variables[family]

@@ -140,6 +140,7 @@ def test_all_arrive(logs, table, count) -> None:
     table("logs-delivery", {"what": "nothing happens", **logs.delivered()})
 
 
+@pytest.mark.once
 @LENGTHS
 def test_the_network_is_cut(logs, table, count) -> None:
     logs.write(count, wait=False)
@@ -157,6 +158,7 @@ def test_the_server_is_killed(logs, table, count) -> None:
     table("logs-delivery", {"what": "the server is killed three times", **logs.delivered()})
 
 
+@pytest.mark.once
 @LENGTHS
 def test_who_collects_and_who_sends_are_killed(logs, table, count) -> None:
     logs.write(count, wait=False)

@@ -84,7 +84,7 @@ lint: deps ## ansible-lint, yamllint, argument_specs against defaults, ruff, she
 	.venv/bin/python tests/specs.py
 	ruff check
 	.venv/bin/python tests/leaks.py
-	shellcheck $$(git ls-files ':!roles/*/templates/*' ':!collections' | xargs grep -lE '^#!/bin/(ba)?sh')
+	shellcheck $$(git ls-files ':!roles/*/templates/*' ':!collections' | xargs grep -slE '^#!/bin/(ba)?sh')
 
 unit: deps $(FAIL2BAN) ## Unit tests of plugins, templates and argument_specs
 	@echo '==> Unit tests'

@@ -80,3 +80,25 @@ def test_issued_then_revoked(lab, edge, admin_cert, tmp_path) -> None:
     assert [status(edge, each) for each in (alices, bobs)] == [404, 302]
     listed = admin_cert().stdout
     assert "revoked 20" in listed and "until 20" in listed and "changed=0" in listed
+
+
+def test_a_reload_ends_when_no_worker_goes_by_the_old_configuration(web) -> None:
+    worker = web.check_output("pgrep --parent $(systemctl show --property MainPID --value nginx) | head -n 1")
+    web.check_output(f"kill -STOP {worker}")
+    try:
+        assert web.run("timeout 2 systemctl reload nginx").rc == 124, "the reload was over while a worker had not heard of it"
+    finally:
+        web.check_output(f"kill -CONT {worker}")
+    web.check_output("systemctl reload nginx")
+
+
+@pytest.mark.slow
+def test_a_reload_that_the_master_refuses_is_said(web) -> None:
+    """`nginx -t` binds no port that something has, so it does not see this."""
+    web.check_output("echo 'server { listen 127.0.0.1:22; }' >/etc/nginx/conf.d/drill.conf")
+    try:
+        assert web.run("systemctl reload nginx").rc != 0
+        assert "nginx kept its old configuration" in web.check_output("journalctl --unit nginx --since '-1 min' --output cat")
+    finally:
+        web.check_output("rm /etc/nginx/conf.d/drill.conf")
+    web.check_output("systemctl reload nginx")

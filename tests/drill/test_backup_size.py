@@ -113,4 +113,5 @@ def test_a_gigabyte_and_a_thousand_files(lab, backups, large, browse, table) -> 
         table("backup_requests", {**done.row(case), "p99_s": round(p99(done), 3), "ratio": round(p99(done) / p99(calm), 2)})
     for case, done in served.items():
         assert not done.failed, (case, done.failed[:5])
+        assert p99(done) <= 2 * p99(calm), f"{case}: visitors wait {p99(done):.3f} s instead of {p99(calm):.3f}"
     assert len(calm.answers) > 1000, "too little load to show anything"

@@ -8,10 +8,11 @@ import datetime
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.redoubt.django.plugins.plugin_utils import contract, rotation, secret_store
+from ansible_collections.redoubt.django.plugins.plugin_utils import contract, rotation, rotation_passphrase, secret_store
 from ansible_collections.redoubt.django.plugins.plugin_utils.environment_secrets import folder_of, inventory_sources
 
 STEPS = ("look", "begin", "replace", "finish")
+SECRETS = rotation.SECRETS | rotation_passphrase.SECRETS
 
 
 class ActionModule(ActionBase):
@@ -28,18 +29,22 @@ class ActionModule(ActionBase):
             "guard": {"type": "str", "default": "enforce"},
             "guard_skip": {"type": "list", "elements": "str", "default": []},
         })
-        if args["secret"] not in rotation.SECRETS:
+        if args["secret"] not in SECRETS:
             given = f"is {args['secret']!r}, which is not rotated here" if args["secret"] else "is not given"
-            raise AnsibleActionFail(f"secret {given}: it is one of {contract.listed(rotation.SECRETS)} (`-e secret=app_secret_key`). How the others are changed "
+            raise AnsibleActionFail(f"secret {given}: it is one of {contract.listed(SECRETS)} (`-e secret=app_secret_key`). How the others are changed "
                                     f"is in {rotation.PAGE}.")
         if args["step"] == "look":
             return {"changed": False}
         sources = inventory_sources(task_vars)
         try:
-            vault = rotation.vault_with(rotation.SECRETS[args["secret"]], sources, secret_store.loaded(self._loader))
-            self.everywhere(task_vars)
+            vault = rotation.vault_with(SECRETS[args["secret"]], sources, secret_store.loaded(self._loader))
+            value = str(vault.document.values[SECRETS[args["secret"]]])
+            if args["secret"] in rotation_passphrase.SECRETS:
+                rotation_passphrase.everywhere(task_vars, SECRETS[args["secret"]], vault.name)
+            else:
+                self.everywhere(task_vars)
             if args["step"] == "begin":
-                self.usable(args, task_vars, str(vault.document.values[rotation.SECRETS[args["secret"]]]), vault.name)
+                self.usable(args, task_vars, value, vault.name)
             step = take(vault.document, args, folder_of(sources).name, self._task.check_mode)
             if step.changed and not self._task.check_mode:
                 vault.write()
@@ -61,7 +66,10 @@ class ActionModule(ActionBase):
     @staticmethod
     def usable(args: dict, task_vars: dict, value: str, file: str) -> None:
         """Whether another value in the vault is another one for the application."""
-        secret, name = args["secret"], rotation.SECRETS[args["secret"]]
+        secret, name = args["secret"], SECRETS[args["secret"]]
+        if secret in rotation_passphrase.SECRETS:
+            rotation_passphrase.usable(task_vars, secret, value, file)
+            return
         if secret == "app_secret_key" and (args["guard"] != "enforce" or "secret_key_fallbacks" in args["guard_skip"]):
             what = "app_guard_skip has secret_key_fallbacks" if args["guard"] == "enforce" else f"app_guard is {args['guard']}"
             raise secret_store.Unusable(f"{what}, so no process would accept the old key beside the new one, and everybody would be logged out: change that, or see "
@@ -80,6 +88,8 @@ def take(document, args: dict, environment: str, check: bool) -> rotation.Step:
     if args["secret"] == "app_deploy_key":
         begun = rotation.begin_deploy_key(document, f"deploy@{environment}", today)
         return begun if args["step"] == "begin" else rotation.finish_deploy_key(document, today)
+    if args["secret"] in rotation_passphrase.SECRETS:
+        return rotation_passphrase.take(document, args["secret"], args["step"], today, check)
     steps = {"begin": rotation.begin, "replace": rotation.replace, "finish": rotation.finish}
     for name in [each for each in steps if STEPS.index(each) <= STEPS.index(args["step"])] if check else [args["step"]]:
         step = steps[name](document, args["session_age"], today)

@@ -17,7 +17,7 @@ version_added: "0.2.0"
 author: Redoubt maintainers (@redoubt)
 options:
   secret:
-    description: The secret, C(app_secret_key) or C(app_deploy_key). Another one is refused with a sentence.
+    description: The secret, C(app_secret_key) for one. Another one than docs/rotate-a-secret.md has is refused with a sentence.
     type: str
     required: true
   step:

@@ -155,7 +155,7 @@ def place(tmp_path):
 
 
 REFUSED = [
-    ({"secret": "vault_pki_ca_key"}, "secret is 'vault_pki_ca_key', which is not rotated here: it is one of app_secret_key and app_deploy_key"),
+    ({"secret": "vault_pki_ca_key"}, "secret is 'vault_pki_ca_key', which is not rotated here: it is one of app_secret_key, app_deploy_key"),
     ({"secret": "app_secret_key", "app_guard": "report"}, "app_guard is report, so no process would accept the old key"),
     ({"secret": "app_secret_key", "app_guard_skip": ["secret_key_fallbacks"]}, "app_guard_skip has secret_key_fallbacks"),
     ({"secret": "app_secret_key", "app_secret_key": "mine" * 20}, "app_secret_key of app1 is not vault_app_secret_key of inventories/staging/group_vars/all/vault.yml"),
@@ -178,7 +178,7 @@ def test_no_password_and_no_secret(place):
     key = "ssh-ed25519 " + rotation.public_half(secret_store.deploy_key("x")[0]).split()[1]
     values = json.dumps({"app_domains": ["our-site.net"], "base_admins": [{"name": "alice", "keys": [key]}]})
     answer = place.play("rotate.yml", "-i", "inventories/staging", "--vault-id", f"staging@{CLIENT}", "-e", values)
-    assert answer.returncode != 0 and "secret is not given: it is one of app_secret_key and app_deploy_key" in answer.words
+    assert answer.returncode != 0 and "secret is not given: it is one of app_secret_key, app_deploy_key" in answer.words
     assert place.vault("staging").read_bytes() == before
 
 

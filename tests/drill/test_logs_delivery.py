@@ -29,6 +29,21 @@ for start in range(first, last, 50):
     with open(path, "a") as sink:
         sink.write("".join(f"{mark} file {number}\\n" for number in numbers))
 """
+# Writes to the file while rsyslog is down, lets it read that, and kills it as soon as it has noted how far it is.
+BEHIND = """
+import glob, os, subprocess, sys, time
+mark, first, last, path = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), "/var/log/nginx/access.log"
+def noted():
+    return [os.stat(note).st_mtime_ns for note in glob.glob(f"/var/lib/redoubt-logs/rsyslog/imfile-state:{os.stat(path).st_ino}:*[0-9a-f]")]
+with open(path, "a") as sink:
+    sink.write("".join(f"{mark} file {number}\\n" for number in range(first, last)))
+before, deadline = noted(), time.monotonic() + 30
+subprocess.run(["systemctl", "start", "--no-block", "rsyslog.service"], check=True)
+while noted() == before:
+    assert time.monotonic() < deadline
+os.kill(int(open("/var/spool/redoubt-logs/files/writer.pid").read()), 9)
+subprocess.run(["systemctl", "stop", "rsyslog.service"], check=True)
+"""
 COUNTER = """
 import collections, glob, gzip, json, sys
 mark, found = sys.argv[1], {"journal": [], "file": []}
@@ -166,6 +181,20 @@ def test_who_collects_and_who_sends_are_killed(logs, table, count) -> None:
         time.sleep(0.5)
         logs.host.check_output(f"systemctl kill --signal=KILL {unit}.service")
     table("logs-delivery", {"what": "who collects and who sends are killed", **logs.delivered()})
+
+
+@pytest.mark.once
+@LENGTHS
+def test_rsyslog_is_killed_while_it_has_much_to_read(logs, table, count) -> None:
+    """Then it reads more at once than it notes at once: what is noted as read has to be in the spool."""
+    logs.host.check_output("systemctl stop syslog.socket rsyslog.service")
+    try:
+        for _ in range(2):
+            logs.host.check_output("python3 -c %s %s %s %s", BEHIND, logs.mark, str(logs.written), str(logs.written + count))
+            logs.written += count
+    finally:
+        logs.host.check_output("systemctl start rsyslog.service")
+    table("logs-delivery", {"what": "rsyslog is killed while it has much to read", **logs.delivered(journal=0)})
 
 
 @LENGTHS

@@ -70,8 +70,8 @@ class Host:
             os.utime(path.with_name(f"{path.name}.gz"), ns=(status.st_atime_ns, status.st_mtime_ns))
             path.unlink()
 
-    def glean(self) -> str:
-        done = subprocess.run([sys.executable, "-B", PROGRAM, "glean"], env={**os.environ, "REDOUBT_LOGS_CONFIG": str(self.base / "config.json")},
+    def glean(self, verb: str = "glean") -> str:
+        done = subprocess.run([sys.executable, "-B", PROGRAM, verb], env={**os.environ, "REDOUBT_LOGS_CONFIG": str(self.base / "config.json")},
                               capture_output=True, text=True, check=True)
         assert not done.stderr
         return done.stdout
@@ -200,3 +200,25 @@ def test_a_spool_without_room_does_not_keep_rsyslog_from_its_start(web) -> None:
     (web.spool / "files/current").unlink()
     web.glean()
     assert web.lines == list(range(5, 10))
+
+
+@pytest.mark.parametrize(("lines", "doubted"), [(10, False), (70, True), (6000, True), (7000, False)])
+def test_the_first_note_on_a_file_is_not_believed_after_a_kill(web, lines, doubted) -> None:
+    """rsyslog writes it before it hands on the line with which the file has become long enough to be known by what is in it."""
+    web.write(lines)
+    web.read()
+    (note,) = web.positions.iterdir()
+    before, changed = note.read_text(), note.stat().st_mtime_ns
+    # Ended as it should be, it has removed this.
+    web.glean("rewind")
+    assert note.read_text() == before
+    pid = web.spool / "files/writer.pid"
+    pid.write_text("1")
+    web.glean("rewind")
+    assert not pid.exists() and note.stat().st_mtime_ns == changed
+    size = web.log.stat().st_size
+    assert json.loads(note.read_text()) == {"filename": str(web.log), "prev_was_nl": 0} | dict.fromkeys(("curr_offs", "strt_offs"), 0 if doubted else size)
+    # Put away meanwhile, it is read from there as well.
+    web.rotate()
+    web.glean()
+    assert web.lines == (list(range(lines)) if doubted else [])

@@ -36,6 +36,7 @@ def test_files_are_read_where_they_are(name, wanted) -> None:
     assert text.count('type="imfile"') == len(wanted) and "imjournal" not in text and "omrelp" not in text
     # One action, and no queue: what is noted as read is written.
     assert text.count("action(") == 1 and 'main_queue(queue.type="Direct")' in text and "queue.filename" not in text
+    assert text.count('maxSubmitAtOnce="1"') == len(wanted)
 
 
 def test_files_of_the_inventory_are_read_as_well() -> None:

@@ -30,6 +30,9 @@ from ansible_collections.redoubt.django.plugins.plugin_utils.secret_store import
 
 # Where a machine is. Two environments have two, so nobody needs to say that they may differ.
 PLACES = ("ansible_host", "ansible_port", "base_addresses")
+# What playbooks/rotate.yml goes on: in each environment it is another login's turn.
+TURNS = ("site_database_roles", *(name.format(role) for role in ("app_database", "app_migrate")
+                                   for name in ("{}_alternate", "vault_{}_alternate", "{}_password_other", "vault_{}_password_next", "vault_{}_password_former")))
 ABSENT = "(not there)"
 WIDEST = 100
 
@@ -377,7 +380,7 @@ class Parity:
         """Give a host of the right what the left has, where that may differ."""
         for path in sorted(ours.keys() | theirs.keys(), key=str):
             mine, its = ours.get(path), theirs.get(path)
-            if mine == its or any(leaf and leaf.secret for leaf in (mine, its)) or not (path[0] in PLACES or self.allowed.entry(contract.dotted(path[0], path[1:]))):
+            if mine == its or any(leaf and leaf.secret for leaf in (mine, its)) or not (path[0] in PLACES + TURNS or self.allowed.entry(contract.dotted(path[0], path[1:]))):
                 continue
             if mine and isinstance(mine.value, Unrendered):
                 continue
@@ -390,7 +393,7 @@ class Parity:
         for path in sorted(ours.keys() | theirs.keys() | after.keys(), key=lambda path: [str(step) for step in path]):
             mine, its, then = ours.get(path), theirs.get(path), after.get(path)
             name = contract.dotted(path[0], path[1:])
-            if path[0] in PLACES:
+            if path[0] in PLACES + TURNS:
                 continue
             if any(leaf and leaf.secret for leaf in (mine, its)):
                 self.secret(name, mine, its, hosts, same)

@@ -34,13 +34,22 @@ print(secure.recv(4096).decode(errors="replace").replace("\\0", " "))
 
 
 @pytest.fixture
-def connect(lab, fleet):
+def role(lab, fleet):
+    """The role that a user logs in by: of two that take turns, whose password it has."""
+    def find(user: str) -> str:
+        return lab.host(lab.web).check_output(f"sed -En '1s/.*:([^:]+):[^:]+$/\\1/p' /etc/{fleet.name}/pgpass-{user}")
+
+    return find
+
+
+@pytest.fixture
+def connect(lab, fleet, role):
     """A login of a role from the first web host, as its processes make it but for what is said."""
     values = lab.vars(lab.web)["app_database"]
     web = lab.host(lab.web)
 
     def run(sql: str = "SELECT 1", user: str = fleet.name, **changes):
-        words = {"host": values["host"], "dbname": fleet.name, "user": user, "sslmode": "verify-full", "sslrootcert": values["sslrootcert"], **changes}
+        words = {"host": values["host"], "dbname": fleet.name, "user": role(user), "sslmode": "verify-full", "sslrootcert": values["sslrootcert"], **changes}
         said = " ".join(f"{key}={value}" for key, value in words.items())
         program = f'exec(__import__("base64").b64decode("{PSQL}"))'
         return web.run(f"cd /; printf %s %s | runuser -u %s -- env PGPASSFILE=/etc/{fleet.name}/pgpass-{user} /srv/{fleet.name}/live/release/venv/bin/python "
@@ -49,10 +58,10 @@ def connect(lab, fleet):
     return run
 
 
-def test_the_roles_get_in(connect, fleet) -> None:
+def test_the_roles_get_in(connect, fleet, role) -> None:
     for user in (fleet.name, f"{fleet.name}_migrate"):
         answer = connect("SELECT session_user", user)
-        assert (answer.rc, answer.stdout.strip()) == (0, user), answer.stderr
+        assert (answer.rc, answer.stdout.strip()) == (0, role(user)), answer.stderr
 
 
 def test_every_connection_from_elsewhere_is_encrypted(fleet, lab, browse, site) -> None:
@@ -71,7 +80,8 @@ def test_the_processes_verify_whom_they_talk_to(fleet) -> None:
         environment = host.check_output(f"tr '\\0' '\\n' < /proc/{pid}/environ").splitlines()
         assert "PGSSLMODE=verify-full" in environment
         url = next(line for line in environment if line.startswith("DATABASE_URL="))
-        assert "sslmode=verify-full&sslrootcert=/etc/redoubt/pki/ca.pem" in url and fleet.lab.vars(fleet.lab.web)["app_database_password"] not in url
+        password = host.check_output(f"sed -En '1s/.*:([^:]+)$/\\1/p' /etc/{fleet.name}/pgpass-{fleet.name}")
+        assert "sslmode=verify-full&sslrootcert=/etc/redoubt/pki/ca.pem" in url and len(password) > 20 and password not in url
 
 
 def test_without_tls_nobody_gets_in(connect) -> None:

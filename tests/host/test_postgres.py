@@ -47,13 +47,17 @@ class Database:
 
     def remote(self, user: str, sql: str, database: str, options: str):
         values = self.web.lab["app_database"]
-        role = options.removeprefix("-U ") if options.startswith("-U ") else user
+        role = options.removeprefix("-U ") if options.startswith("-U ") else self.role(user)
         words = f"host={values['host']} dbname={database} user={role} sslmode=verify-full sslrootcert={values['sslrootcert']}"
         program = base64.b64encode((Path(__file__).parent.parent / "psql.py").read_bytes()).decode()
         python = f"/srv/{self.app}/live/release/venv/bin/python"
         run = f'exec(__import__("base64").b64decode("{program}"))'
         return self.web.run(f"cd /; printf %s %s | timeout 60 runuser -u %s -- env PGPASSFILE=/etc/{self.app}/pgpass-{user} {python} -c %s {words}",
                             "%s", sql, user, run)
+
+    def role(self, user: str) -> str:
+        """The one that a user of the application logs in by: of two that take turns over the network, whose password it has."""
+        return self.web.check_output(f"sed -En '1s/.*:([^:]+):[^:]+$/\\1/p' /etc/{self.app}/pgpass-{user}") if self.web else user
 
     def ask(self, sql: str, database: str | None = None, user: str = "postgres") -> str:
         answer = self.run(user, sql, database)
@@ -201,7 +205,7 @@ def test_memory_is_planned_from_the_hosts(db):
 
 @pytest.mark.parametrize("suffix", ["", "_migrate"])
 def test_the_applications_users_get_in(db, suffix):
-    assert db.ask("SELECT session_user", user=db.app + suffix) == db.app + suffix
+    assert db.ask("SELECT session_user", user=db.app + suffix) == db.role(db.app + suffix)
 
 
 @pytest.mark.parametrize("database", ["postgres", "template1"])
@@ -241,7 +245,7 @@ def test_rules_say_nothing_else(db):
     allowed = [(r["type"], r["db"], r["role"]) for r in rules if r["method"] != "reject"]
     logins = [db.app, f"{db.app}_migrate", f"{db.app}_backup", f"{db.app}_monitor"]
     clients = [address for name in db.host.lab["site_web_hosts"] for address in db.host.lab["site_addresses"][name]] if db.web else []
-    over_tls = [("hostssl", db.app, role) for role in logins[:2] for _ in clients]
+    over_tls = [("hostssl", db.app, f"{role}{turn}") for role in logins[:2] for turn in ("", "_2") for _ in clients]
     assert allowed == [("local", "all", "postgres"), *(("local", db.app, role) for role in logins), *over_tls]
     assert {r["method"] for r in rules} == {"peer", "reject", *(["scram-sha-256"] if clients else [])}
     assert all(r["method"] == "scram-sha-256" for r in rules if r["type"] == "hostssl")
@@ -262,11 +266,14 @@ def test_roles_are_exactly_these(db):
         FROM pg_authid WHERE rolname NOT LIKE 'pg\\_%' AND rolname <> 'postgres'"""
     )
     roles = {r.pop("rolname"): r for r in rows}
-    assert set(roles) == {f"{db.app}{suffix}" for suffix in ("", "_owner", "_migrate", "_backup", "_monitor")}
+    users = [db.app, f"{db.app}_migrate"]
+    turns = {f"{user}{turn}" for user in users for turn in ("", "_2")} if db.web else set()
+    awake = [db.role(user) for user in users]
+    assert set(roles) == {f"{db.app}{suffix}" for suffix in ("", "_owner", "_migrate", "_backup", "_monitor")} | turns
     assert not [name for name, r in roles.items() if r["powers"]]
-    assert sorted(name for name, r in roles.items() if r["password"]) == ([db.app, f"{db.app}_migrate"] if db.web else [])
-    assert [name for name, r in roles.items() if not r["login"]] == [f"{db.app}_owner"]
-    assert all(0 < r["connections"] < 100 for r in roles.values() if r["login"])
+    assert {name for name, r in roles.items() if r["password"]} == (set(awake) if db.web else set())
+    assert {name for name, r in roles.items() if not r["login"]} == {f"{db.app}_owner", *turns} - set(awake)
+    assert all(0 < r["connections"] < 100 for name, r in roles.items() if name != f"{db.app}_owner")
 
 
 def test_memberships_are_exactly_these(db):
@@ -278,6 +285,7 @@ def test_memberships_are_exactly_these(db):
         (f"{db.app}_migrate", f"{db.app}_owner", False),
         (f"{db.app}_backup", "pg_read_all_data", False),
         (f"{db.app}_monitor", "pg_monitor", False),
+        *([(f"{db.app}_2", db.app, False), (f"{db.app}_migrate_2", f"{db.app}_owner", False)] if db.web else []),
     }
 
 

@@ -394,3 +394,19 @@ def test_the_client_is_asked_for_a_password_that_nobody_gave(place, tmp_path):
     client.write_text('#!/bin/sh\necho "it can be read by others" >&2; exit 1\n')
     with pytest.raises(Unusable, match="it can be read by others"):
         place.compare(keys=KEYS[:1], client=client)
+
+
+@pytest.mark.parametrize("state", ["next", "former"])
+def test_whose_turn_it_is_to_log_in_is_no_difference(place, state):
+    """One environment has rotated the passwords of its database, or is about to; the other has not."""
+    for name in NAMES:
+        place.hosts(name, app1=["web"], db1=["db"])
+        place.say(name, pki_ca_certificate="-----BEGIN CERTIFICATE-----")
+        secret = f"{name[0] * 3}kQ81hfT0pzLwGvB7yN"
+        values = {"vault_app_secret_key": secret, "vault_app_database_password": f"a{secret}", "vault_app_migrate_password": f"b{secret}", "vault_pki_ca_key": f"d{secret}"}
+        if name == "production":
+            values |= {"vault_app_database_alternate": True} if state != "next" else {}
+            values |= {f"vault_app_database_password_{state}": f"c{secret}"}
+        place.vault(name, **values)
+    outcome, found = place.compare()
+    assert not outcome.mistakes and not [each for each in outcome.differences if each.verdict == environment_parity.WRONG], found

@@ -876,8 +876,9 @@ def test_a_named_release_is_staged_anew(history, phase) -> None:
     assert ((green / "env").read_text(), (green / "fingerprint").read_text()) == ("env of today\n", "rollback a\n")
 
 
-def test_a_secret_key_that_was_replaced_since_does_not_sign_again(history, phase) -> None:
-    (history.config / "env").write_text('SECRET_KEY="new"\nREDOUBT_SECRET_KEY_FALLBACKS="[old]"\n')
+@pytest.mark.parametrize("today", ['SECRET_KEY="new"\nREDOUBT_SECRET_KEY_FALLBACKS="[old]"\n', 'PGUSER="notes_2"\n'])
+def test_what_was_replaced_since_is_not_used_again(history, phase, today) -> None:
+    (history.config / "env").write_text(today)
     assert not phase("rollback")["failed"]
     assert history.live() == ("green", "b")
     assert (history.root / "colours/green/env").read_text() == (history.config / "env").read_text()

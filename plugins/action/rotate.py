@@ -8,10 +8,10 @@ import datetime
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.redoubt.django.plugins.plugin_utils import contract, rotation, rotation_passphrase, secret_store
+from ansible_collections.redoubt.django.plugins.plugin_utils import contract, rotation, rotation_database, rotation_passphrase, secret_store
 from ansible_collections.redoubt.django.plugins.plugin_utils.environment_secrets import folder_of, inventory_sources
 
-STEPS = ("look", "begin", "replace", "finish")
+STEPS = ("look", "begin", "replace", "end", "finish", "read")
 SECRETS = rotation.SECRETS | rotation_passphrase.SECRETS
 
 
@@ -28,16 +28,21 @@ class ActionModule(ActionBase):
             "session_age": {"type": "int", "default": 0},
             "guard": {"type": "str", "default": "enforce"},
             "guard_skip": {"type": "list", "elements": "str", "default": []},
+            "after": {"type": "str", "choices": list(rotation_database.STEPS), "default": "begin"},
         })
         if args["secret"] not in SECRETS:
             given = f"is {args['secret']!r}, which is not rotated here" if args["secret"] else "is not given"
             raise AnsibleActionFail(f"secret {given}: it is one of {contract.listed(SECRETS)} (`-e secret=app_secret_key`). How the others are changed "
                                     f"is in {rotation.PAGE}.")
+        if args["secret"] in rotation_database.SECRETS and not contract.is_fleet(task_vars["groups"]):
+            raise AnsibleActionFail(f"secret={args['secret']} {rotation_database.ONE_HOST}.")
         if args["step"] == "look":
             return {"changed": False}
         sources = inventory_sources(task_vars)
         try:
             vault = rotation.vault_with(SECRETS[args["secret"]], sources, secret_store.loaded(self._loader))
+            if args["step"] == "read":
+                return {"changed": False, "vault": self.read(vault.document, args)}
             value = str(vault.document.values[SECRETS[args["secret"]]])
             if args["secret"] in rotation_passphrase.SECRETS:
                 rotation_passphrase.everywhere(task_vars, SECRETS[args["secret"]], vault.name)
@@ -54,6 +59,12 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(f"{', '.join(sources)} cannot be read or written: {error.strerror} ({error.filename or 'no file named'}).") from None
         said = f"Only looked; a run would say: {step.said.partition(':')[0].rstrip('.')}." if self._task.check_mode and step.changed else step.said
         return {"changed": step.changed, "said": said, "done": step.done, "path": str(vault.path)}
+
+    def read(self, document, args: dict) -> dict:
+        """What hosts are to be told, of the vault as it is; in check mode, as it would be after the steps until then."""
+        if self._task.check_mode:
+            rotation_database.take(document, args["secret"], args["after"], datetime.datetime.now(datetime.UTC).date(), True)
+        return rotation_database.values(document)
 
     @staticmethod
     def everywhere(task_vars: dict) -> None:
@@ -76,7 +87,7 @@ class ActionModule(ActionBase):
                                         f"{rotation.PAGE}, «By hand».")
         for host in task_vars["groups"].get("web", []):
             known = task_vars["hostvars"][host]
-            taken = known[secret] if secret in known else known.get(name) if secret == "app_secret_key" else ""
+            taken = known[secret] if secret in known else known.get(name) if secret != "app_deploy_key" else ""
             if str(taken).strip() != value.strip():
                 raise secret_store.Unusable(f"{secret} of {host} is not {name} of {file}, so another one there would change nothing: let it be "
                                             f"\"{{{{ {name} }}}}\", or see {rotation.PAGE}, «By hand».")
@@ -90,6 +101,8 @@ def take(document, args: dict, environment: str, check: bool) -> rotation.Step:
         return begun if args["step"] == "begin" else rotation.finish_deploy_key(document, today)
     if args["secret"] in rotation_passphrase.SECRETS:
         return rotation_passphrase.take(document, args["secret"], args["step"], today, check)
+    if args["secret"] in rotation_database.SECRETS:
+        return rotation_database.take(document, args["secret"], args["step"], today, check)
     steps = {"begin": rotation.begin, "replace": rotation.replace, "finish": rotation.finish}
     for name in [each for each in steps if STEPS.index(each) <= STEPS.index(args["step"])] if check else [args["step"]]:
         step = steps[name](document, args["session_age"], today)

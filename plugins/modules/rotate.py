@@ -12,7 +12,7 @@ description:
   - Writes the vault that has the secret, on the controller alone, and connects to no host. Between the steps the hosts are brought to what
     the vault has.
   - Each step knows from the vault what has been done, so that a rotation that was cut off goes on.
-  - Nothing that it returns holds a private value.
+  - Nothing that it returns holds a private value, but for what O(step=read) is asked for.
 version_added: "0.2.0"
 author: Redoubt maintainers (@redoubt)
 options:
@@ -22,9 +22,9 @@ options:
     required: true
   step:
     description: C(look) refuses what cannot be rotated. C(begin) makes the new value beside the old one, C(replace) lets the new one be the one,
-      C(finish) notes that every host has it.
+      C(end) lets an old password go, C(finish) notes that every host has it. C(read) returns what of the vault hosts are to be told.
     type: str
-    choices: [look, begin, replace, finish]
+    choices: [look, begin, replace, end, finish, read]
     required: true
   session_age:
     description: Seconds that an old C(app_secret_key) counts after the new one has taken its place.
@@ -39,6 +39,11 @@ options:
     type: list
     elements: str
     default: []
+  after:
+    description: Of O(step=read), the step that it comes after. In check mode, in which none has been taken, it is told as if it had.
+    type: str
+    choices: [begin, replace, end, finish]
+    default: begin
 attributes:
   check_mode:
     support: full
@@ -58,14 +63,18 @@ EXAMPLES = r"""
 RETURN = r"""
 said:
   description: What was done, in a sentence; of a deploy key with its public half.
-  returned: unless O(step=look)
+  returned: unless O(step) is C(look) or C(read)
   type: str
 done:
   description: Whether nothing is left to do in this run.
-  returned: unless O(step=look)
+  returned: unless O(step) is C(look) or C(read)
   type: bool
+vault:
+  description: Passwords of the database, by their names in the vault.
+  returned: O(step=read)
+  type: dict
 path:
   description: The vault.
-  returned: unless O(step=look)
+  returned: unless O(step) is C(look) or C(read)
   type: str
 """

@@ -52,11 +52,11 @@ for tag in (*ENCRYPTED, "!unsafe"):
     Loader.add_constructor(tag, lambda loader, node: loader.construct_scalar(node))
 
 
-def shown(value: str | list) -> str:
+def shown(value: str | list | bool) -> str:
     """A value as YAML writes it behind its name: texts of several lines as they are, lists in one."""
     if isinstance(value, list):
         return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**9)
-    if "\n" in value and value.endswith("\n") and not re.search(r"[^\x20-\x7e\n]|^[ \n]| \n|\n\n\Z", value):
+    if isinstance(value, str) and "\n" in value and value.endswith("\n") and not re.search(r"[^\x20-\x7e\n]|^[ \n]| \n|\n\n\Z", value):
         return "|\n" + "".join(f"  {line}".rstrip() + "\n" for line in value.splitlines())
     return yaml.safe_dump(value, default_style=None, width=10**9).removesuffix("...\n")
 
@@ -107,7 +107,7 @@ class Document:
     def line(self, name: str) -> int:
         return self._places[name][0] + 1
 
-    def put(self, name: str, value: str | list, day: datetime.date) -> None:
+    def put(self, name: str, value: str | list | bool, day: datetime.date) -> None:
         """Set one name, where it is or at the end."""
         self._replace(name, [f"# made {day.isoformat()}\n", f"{name}: {shown(value)}"], {**self.values, name: value})
 

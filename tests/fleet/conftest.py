@@ -14,7 +14,7 @@ sys.path.append(str(DRILL))
 spec = importlib.util.spec_from_file_location("drill_conftest", DRILL / "conftest.py")
 drill = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(drill)
-backups = drill.backups
+backups, table, pytest_terminal_summary = drill.backups, drill.table, drill.pytest_terminal_summary
 
 
 class Fleet(drill.Releases):

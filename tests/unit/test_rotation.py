@@ -14,7 +14,7 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "collections"))
 
-from ansible_collections.redoubt.django.plugins.plugin_utils import contract, rotation, secret_store
+from ansible_collections.redoubt.django.plugins.plugin_utils import contract, rotation, rotation_database, secret_store
 from test_secrets import CLIENT, Place, a_vault, keys, opened, shown
 
 DAY = datetime.date(2026, 3, 1)
@@ -107,6 +107,55 @@ def test_a_name_is_taken_away_with_its_day():
     assert found.text == "---\n# mine\nvault_b: y\n# made 2026-03-01\nvault_c: [{key: 'x: #', until: ''}]\n"
 
 
+# --- Passwords of the database ---------------------------------------------------------------------------------------
+
+PASSWORD, NEXT, FORMER, TURN = rotation_database.names("app_database_password")
+STEPS = (rotation_database.begin, rotation_database.replace, rotation_database.end, rotation_database.finish)
+
+
+def turn(found):
+    return {name: found.values[name] for name in (PASSWORD, NEXT, FORMER, TURN) if name in found.values}
+
+
+def test_two_roles_take_turns():
+    found = document(vault_app_database_password=OLDER, vault_app_migrate_password=OLD[::-1])
+    assert (PASSWORD, TURN) == ("vault_app_database_password", "vault_app_database_alternate")
+    assert rotation_database.begin(found, "app_database_password", DAY).changed
+    new = found.values[NEXT]
+    assert turn(found) == {PASSWORD: OLDER, NEXT: new} and len(new) >= 50
+    assert rotation_database.replace(found, "app_database_password", DAY).changed
+    assert turn(found) == {PASSWORD: new, FORMER: OLDER, TURN: True}
+    # What site.yml finds: nobody has the old one any more, and it is still to be seen to that hosts know.
+    assert rotation_database.end(found, "app_database_password", DAY).changed
+    assert turn(found) == {PASSWORD: new, FORMER: [], TURN: True}
+    assert list(contract.check_vault(found.values, ours=[])) == []
+    assert rotation_database.finish(found, "app_database_password", DAY).changed
+    assert turn(found) == {PASSWORD: new, TURN: True} and found.values["vault_app_migrate_password"] == OLD[::-1]
+    for step in STEPS:
+        step(found, "app_database_password", days(9))
+    assert TURN not in found.values and found.values[PASSWORD] not in (OLDER, new) and found.made(PASSWORD) == days(9)
+    assert found.text.startswith("---\n# mine\n") and yaml.safe_load(found.text) == found.values
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_password_that_was_cut_off_is_not_made_again(cut):
+    found = document(vault_app_database_password=OLDER)
+    for step in STEPS[:cut]:
+        step(found, "app_database_password", DAY)
+    new = found.values.get(NEXT) or found.values[PASSWORD]
+    said = [step(found, "app_database_password", days(1)) for step in STEPS]
+    assert [each.changed for each in said] == [number >= cut for number in range(len(STEPS))]
+    assert turn(found) == {PASSWORD: new, TURN: True}
+    assert not shown("".join(each.said for each in said), [new, OLDER])
+
+
+def test_a_check_takes_the_steps_before_without_a_vault_that_has_them():
+    found = document(vault_app_database_password=OLDER)
+    assert rotation_database.take(found, "app_database_password", "end", DAY, check=True).changed
+    told = rotation_database.values(found)
+    assert told[TURN] is True and told[FORMER] == told[NEXT] == "" and told[PASSWORD] != OLDER and told["vault_app_migrate_password"] == ""
+
+
 # --- The file, and the playbook as far as it goes without hosts ------------------------------------------------------
 
 
@@ -160,6 +209,7 @@ REFUSED = [
     ({"secret": "app_secret_key", "app_guard_skip": ["secret_key_fallbacks"]}, "app_guard_skip has secret_key_fallbacks"),
     ({"secret": "app_secret_key", "app_secret_key": "mine" * 20}, "app_secret_key of app1 is not vault_app_secret_key of inventories/staging/group_vars/all/vault.yml"),
     ({"secret": "app_deploy_key"}, "vault_app_deploy_key is in no vault of this inventory"),
+    ({"secret": "app_database_password"}, "secret=app_database_password rotates nothing here: the application reaches its database over the unix socket"),
 ]
 
 

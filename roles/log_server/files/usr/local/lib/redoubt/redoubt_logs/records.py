@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
+import ipaddress
 import json
 import re
 import zoneinfo
@@ -280,7 +281,7 @@ def audit(message: str) -> dict[str, Any]:
         return {}
     key = AUDIT_KEY.search(message)
     moment = stamp(datetime.datetime.fromtimestamp(int(found["seconds"]), datetime.UTC).replace(microsecond=int(found["thousandths"]) * 1000))
-    return fields(**{"@timestamp": moment}, service__name="kernel", event__action=found["type"].lower(), event__sequence=number(found["number"]),
+    return fields(**{"@timestamp": moment}, service__name="auditd", event__action=found["type"].lower(), event__sequence=number(found["number"]),
                   audit__key=key and key[1])
 
 
@@ -294,9 +295,16 @@ def packages(message: str) -> dict[str, Any]:
     )
 
 
+def address(found: str | None) -> str | None:
+    """An address as everybody else writes it: the kernel writes all the zeros of IPv6."""
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_address(found or ""))
+    return None
+
+
 def packet(message: str) -> dict[str, Any]:
     found = dict(PACKET.findall(message))
-    return fields(event__dataset="firewall", source__ip=found.get("SRC"), destination__ip=found.get("DST"), destination__port=number(found.get("DPT")),
+    return fields(event__dataset="firewall", source__ip=address(found.get("SRC")), destination__ip=address(found.get("DST")), destination__port=number(found.get("DPT")),
                   network__transport=(found.get("PROTO") or "").lower())
 
 

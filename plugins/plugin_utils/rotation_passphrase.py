@@ -13,7 +13,7 @@ from ansible_collections.redoubt.django.plugins.plugin_utils import contract, se
 from ansible_collections.redoubt.django.plugins.plugin_utils.rotation import Step
 from ansible_collections.redoubt.django.plugins.plugin_utils.secret_store import Document, Unusable
 
-SECRETS = {"backup_files_pass": "vault_backup_files_pass"}
+SECRETS = {"backup_files_pass": "vault_backup_files_pass", "backup_database_pass": "vault_backup_database_pass"}
 NEXT, FORMER = "_next", "_former"
 
 

@@ -1,4 +1,4 @@
-"""The passphrase of the files' backups is replaced while visitors are there and backups are made: what was there before stays readable, and the old value opens nothing."""
+"""The backups' passphrases are replaced while visitors are there and backups are made: what was there before stays readable, and the old value opens nothing."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Store:
         words = [*(["sudo", "-n"] if os.geteuid() else []), "podman", "exec", "--interactive", self.container, "bash", "-uc", f"cd /; {script}"]
         return subprocess.run(words, input=feed, capture_output=True, text=True, errors="replace", check=False)
 
-    def passphrase(self, old: str, new: str, *words: str) -> str:
-        done = self.run(f"/usr/local/lib/redoubt/backup-server passphrase {' '.join(words)}", json.dumps({"old": old, "new": new}))
+    def passphrase(self, kind: str, old: str, new: str, *words: str) -> str:
+        done = self.run(f"/usr/local/lib/redoubt/backup-server passphrase {kind} {' '.join(words)}", json.dumps({"old": old, "new": new}))
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -39,10 +39,19 @@ class Store:
         assert done.returncode == 0 or "wrong password" in done.stderr, done.stderr
         return done.returncode == 0
 
-    def opens(self, passphrase: str) -> list[bool]:
+    def database_opens(self, passphrase: str, folder: str = "") -> bool:
+        where = folder or f"{self.backups.root}/database/{self.backups.name}"
+        done = self.run("read -r PGBACKREST_REPO1_CIPHER_PASS; export PGBACKREST_REPO1_CIPHER_PASS; pgbackrest --no-config "
+                        f"--repo1-path={where} --repo1-cipher-type=aes-256-cbc --stanza={self.backups.app} --log-level-file=off info --output=json", f"{passphrase}\n")
+        found = json.loads(done.stdout, strict=False)
+        assert found, done.stdout + done.stderr
+        return found[0]["repo"][0]["status"]["code"] == 0
+
+    def opens(self, kind: str, passphrase: str) -> list[bool]:
         """What is there, and each copy that is kept."""
-        kept = self.run(f"ls -d {self.backups.root}/kept/*/files/{self.lab.web}").stdout.split()
-        return [self.files_open(passphrase), *(self.files_open(passphrase, folder) for folder in kept)]
+        ask, host = (self.files_open, self.lab.web) if kind == "files" else (self.database_opens, self.backups.name)
+        kept = self.run(f"ls -d {self.backups.root}/kept/*/{kind}/{host}").stdout.split()
+        return [ask(passphrase), *(ask(passphrase, folder) for folder in kept)]
 
 
 @pytest.fixture
@@ -60,30 +69,39 @@ def site(lab):
     return f"https://{lab.vars(lab.web)['app_domains'][0]}", lab.vars(lab.web)["vault_app_admin_password"]
 
 
-def test_both_open_and_then_one(backups, store, keys) -> None:
-    """Another one is let in, and taken away again, as the restic that made the backups sees it."""
-    assert backups.send() == 0
-    own, other = keys.values["vault_backup_files_pass"], secrets.token_urlsafe(24)
-    assert (store.files_open(own), store.files_open(other)) == (True, False)
+@pytest.mark.parametrize("kind", ["files", "database"])
+def test_both_open_and_then_one(backups, store, keys, kind) -> None:
+    """Another one is let in, and taken away again, as the programs that made the backups see it."""
+    if kind == "files":
+        assert backups.send() == 0
+    own, other = keys.values[f"vault_backup_{kind}_pass"], secrets.token_urlsafe(24)
+    ask = store.files_open if kind == "files" else store.database_opens
+    assert (ask(own), ask(other)) == (True, False)
     try:
-        assert "opens with both" in store.passphrase(own, other)
-        assert (store.files_open(own), store.files_open(other)) == (True, True)
+        assert "opens with both" in store.passphrase(kind, own, other)
+        assert (ask(own), ask(other)) == (True, True)
+        if kind == "database":
+            # One that comes now writes the lists with what it knows.
+            backups.store.check_output(f"systemctl start redoubt-backup-database@{backups.name}.service")
+            assert (ask(own), ask(other)) == (True, True)
     finally:
-        store.passphrase(other, own, "--alone")
-    assert (store.files_open(own), store.files_open(other)) == (True, False)
+        store.passphrase(kind, other, own, "--alone")
+    assert (ask(own), ask(other)) == (True, False)
+    if kind == "database":
+        backups.archived()
 
 
 class Backing:
-    """Backups, one after the other; how each ended."""
+    """Backups of one kind, one after the other; how each ended."""
 
-    def __init__(self, backups):
-        self.backups = backups
+    def __init__(self, backups, kind: str):
+        self.host, self.unit = (backups.web, "redoubt-backup.service") if kind == "files" else (backups.store, f"redoubt-backup-database@{backups.name}.service")
         self.ended: list[int] = []
         self.stop = threading.Event()
 
     def make(self) -> None:
         while not self.stop.is_set():
-            self.ended.append(self.backups.send())
+            self.ended.append(self.host.run(f"systemctl start {self.unit}").rc)
 
     def __enter__(self):
         self.thread = threading.Thread(target=self.make)
@@ -106,8 +124,9 @@ def beside(backups, **values) -> tuple[str, str]:
 
 
 @pytest.mark.slow
-def test_another_passphrase_under_load(lab, backups, store, keys, site, browse, table) -> None:
-    name = "vault_backup_files_pass"
+@pytest.mark.parametrize("kind", ["files", "database"])
+def test_another_passphrase_under_load(lab, backups, store, keys, site, browse, table, kind) -> None:
+    name = f"vault_backup_{kind}_pass"
     old, before, after = keys.values[name], secrets.token_hex(8), secrets.token_hex(8)
     backups.upload("drill/rotated.txt", before)
     backups.sql(f"DROP TABLE IF EXISTS redoubt.drill; CREATE TABLE redoubt.drill AS SELECT '{before}' AS word")
@@ -115,8 +134,8 @@ def test_another_passphrase_under_load(lab, backups, store, keys, site, browse, 
         backups.play("backup")
         at = backups.now
         time.sleep(1)
-        with Load(lambda: browse(lab.web), *site) as load, Backing(backups) as backing:
-            done = lab.playbook("playbooks/rotate.yml", "--extra-vars", "secret=backup_files_pass")
+        with Load(lambda: browse(lab.web), *site) as load, Backing(backups, kind) as backing:
+            done = lab.playbook("playbooks/rotate.yml", "--extra-vars", f"secret=backup_{kind}_pass")
             backups.sql(f"UPDATE redoubt.drill SET word = '{after}'")
         backups.upload("drill/rotated.txt", after)
         assert not load.failed, load.failed[:10]
@@ -131,9 +150,9 @@ def test_another_passphrase_under_load(lab, backups, store, keys, site, browse, 
                 assert secret not in host.check_output("journalctl --no-pager -o cat"), "it is in the log"
 
         # Dead, also in what is kept; and nothing has it any more.
-        opened = store.opens(new)
+        opened = store.opens(kind, new)
         assert len(opened) >= 2 and all(opened), opened
-        assert not any(store.opens(old))
+        assert not any(store.opens(kind, old))
         for container in (store.container, lab.vars(lab.web)["lab_container"]):
             words = [*(["sudo", "-n"] if os.geteuid() else []), "podman", "exec", "--interactive", container, "grep", "--recursive", "--files-with-matches", "--file=-", "/etc", "/run"]
             assert subprocess.run(words, input=f"{old}\n", capture_output=True, text=True, check=False).stdout == ""
@@ -144,7 +163,7 @@ def test_another_passphrase_under_load(lab, backups, store, keys, site, browse, 
         assert beside(backups) == (after, after)
         assert backups.play("drill").returncode == 0
         assert "NOT READ" not in backups.told(backups.play("backups"))
-        table("rotation", {**load.row("backup_files_pass"), "backups meanwhile": len(backing.ended)})
+        table("rotation", {**load.row(f"backup_{kind}_pass"), "backups meanwhile": len(backing.ended)})
     finally:
         backups.sql("DROP TABLE IF EXISTS redoubt.drill")
     # What the rotation has left is what the inventory asks for.

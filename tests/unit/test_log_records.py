@@ -140,11 +140,15 @@ def test_packages_and_packets() -> None:
     assert (found["@timestamp"], found["event.action"], found["package.name"], found["package.version"]) == ("2026-11-26T20:44:45.000000Z", "upgrade", "libc-bin", "2.41")
     found = journal("redoubt-drop: IN=eth0 SRC=203.0.113.9 DST=192.0.2.1 PROTO=TCP SPT=4 DPT=23 ", id="kernel", tr="kernel")
     assert (found["event.dataset"], found["source.ip"], found["destination.port"], found["network.transport"]) == ("firewall", "203.0.113.9", 23, "tcp")
+    found = journal("redoubt-drop: IN=eth0 SRC=2001:0db8:0000:0000:0000:0000:0000:0009 DST=2001:db8::: PROTO=TCP SPT=4 DPT=23 ", id="kernel", tr="kernel")
+    assert found["source.ip"] == "2001:db8::9" and "destination.ip" not in found
 
 
 def test_a_line_of_the_kernels_audit() -> None:
     found = line("audit", 'type=SYSCALL msg=audit(1764189885.243:981): arch=c000003e syscall=257 success=yes auid=1000 uid=0 exe="/usr/bin/vi" key="sudoers"')
     assert (found["@timestamp"], found["event.action"], found["event.sequence"], found["audit.key"]) == ("2025-11-26T20:44:45.243000Z", "syscall", 981, "sudoers")
+    # A login's lines are sshd's and sudo's words: what they have in common is who wrote them down.
+    assert found["service.name"] == "auditd"
     assert line("audit", "type=BOGUS")["event.dataset"] == "audit"
 
 

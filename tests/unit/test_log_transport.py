@@ -186,7 +186,7 @@ def test_who_is_killed_loses_nothing(world: World, victims: tuple[str, ...]) -> 
 
 def test_a_disk_that_is_full_takes_nothing_and_loses_nothing(world: World) -> None:
     # A file of a limited size fails in the middle of a line, as a full disk does.
-    world.start("server", preexec_fn=lambda: (signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.setrlimit(resource.RLIMIT_FSIZE, (300_001, 300_001))))
+    world.start("server", preexec_fn=lambda: (signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_001, 1_000_001))))
     world.start("sender")
     world.write(4000, "x" * 200)
     world.until("File too large", "server")

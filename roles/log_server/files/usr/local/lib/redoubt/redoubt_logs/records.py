@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
+import ipaddress
 import json
 import re
 import zoneinfo
@@ -42,13 +43,23 @@ CURSOR = re.compile("s=([0-9a-f]{32});i=([0-9a-f]{1,16});")
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 # The year 2200, in microseconds.
 LATEST = 7258118400 * 1_000_000
+NOTHING = (None, "", "-")
+# Of a line of nginx' access log, and what they are called in a record.
+NGINX_TEXTS = (("client", "source.ip"), ("method", "http.request.method"), ("host", "url.domain"), ("path", "url.path"), ("id", "http.request.id"),
+               ("referer", "http.request.referrer"), ("agent", "user_agent.original"), ("tls", "tls.version"), ("limit", "nginx.limit"),
+               ("proxy", "nginx.proxy"), ("csp_document", "csp.document"), ("csp_directive", "csp.directive"), ("csp_blocked", "csp.blocked"),
+               ("csp_source", "csp.source"), ("csp_line", "csp.line"))
+NGINX_NUMBERS = (("status", "http.response.status_code"), ("bytes", "http.response.body.bytes"), ("seconds", "event.duration_s"))
 PACKET = re.compile(r"\b(SRC|DST|PROTO|DPT)=([0-9A-Za-z.:]{1,45})")
 # What stands behind a backslash, each only once.
 ESCAPE = re.compile(r"\\(?:x[0-9a-f]{2}|.)", re.DOTALL)
+ENCODE = json.JSONEncoder().encode
 # Half of a character. Python's `surrogateescape` has one for a byte that is no UTF-8, too.
 NO_TEXT = re.compile("[\ud800-\udfff]")
 
 
+# One moment is that of all records that came together.
+@functools.lru_cache(maxsize=64)
 def stamp(moment: datetime.datetime) -> str:
     return moment.astimezone(datetime.UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
@@ -85,7 +96,7 @@ def number(value: Any) -> int | float | None:
 
 def fields(**given: Any) -> dict[str, Any]:
     """Names with `__` for dots; what is empty is left out."""
-    return {dotted(name): value for name, value in given.items() if value not in (None, "", "-")}
+    return {dotted(name): value for name, value in given.items() if value not in NOTHING}
 
 
 @functools.cache
@@ -122,18 +133,18 @@ class Reader:
         record.setdefault("log.level", "info")
         if len(message) > LONGEST:
             record["log.truncated"] = True
-        line = json.dumps(record).encode()
+        line = ENCODE(record).encode()
         if len(line) > LONGEST_RECORD:
             kept = ("@timestamp", "host.name", "event.dataset", "service.name", "log.level", "event.ingested")
             record = {**{name: record[name] for name in kept if name in record}, "message": message[: LONGEST_RECORD // 8], "log.truncated": True}
-            line = json.dumps(record).encode()
+            line = ENCODE(record).encode()
         # The one control character that JSON leaves as it is.
         return line.replace(b"\x7f", b"\\u007f") + b"\n"
 
     @staticmethod
     def time(value: Any, now: datetime.datetime) -> str:
         try:
-            found = datetime.datetime.fromisoformat(value)
+            found = value if isinstance(value, datetime.datetime) else datetime.datetime.fromisoformat(value)
             return stamp(found if found.tzinfo else found.replace(tzinfo=datetime.UTC))
         except (TypeError, ValueError, OverflowError):
             return stamp(now)
@@ -209,23 +220,17 @@ def nginx_access(message: str) -> dict[str, Any]:
     line = parsed(message)
     if not line:
         return {}
-    get = {name: text(value) for name, value in line.items()}.get
-    status = number(get("status"))
-    path = get("path") or ""
-    moment = get("at") or get("time")
-    with_milliseconds = number(get("at"))
+    found: dict[str, Any] = {name: text(line[key]) for key, name in NGINX_TEXTS if line.get(key) not in NOTHING}
+    found |= {name: value for key, name in NGINX_NUMBERS if (value := number(text(line.get(key)))) is not None}
+    status = text(line.get("status"))
+    moment: Any = text(line.get("at") or line.get("time"))
+    with_milliseconds = number(text(line.get("at")))
     if with_milliseconds is not None:
-        moment = stamp(datetime.datetime.fromtimestamp(round(with_milliseconds * 1000) / 1000, datetime.UTC))
-    return fields(
-        **{"@timestamp": moment},
-        message=f"{get('method') or '-'} {path} {get('status') or '-'}",
-        log__level="err" if isinstance(status, int) and status >= 500 else "info",
-        source__ip=get("client"), http__request__method=get("method"), http__response__status_code=status,
-        http__response__body__bytes=number(get("bytes")), url__domain=get("host"), url__path=path, http__version=(get("protocol") or "").removeprefix("HTTP/"),
-        http__request__id=get("id"), http__request__referrer=get("referer"), user_agent__original=get("agent"), tls__version=get("tls"),
-        event__duration_s=number(get("seconds")), nginx__upstream_s=number((get("upstream_seconds") or "").split(",")[-1]), nginx__limit=get("limit"),
-        nginx__proxy=get("proxy"), csp__document=get("csp_document"), csp__directive=get("csp_directive"), csp__blocked=get("csp_blocked"),
-        csp__source=get("csp_source"), csp__line=get("csp_line"),
+        moment = datetime.datetime.fromtimestamp(round(with_milliseconds * 1000) / 1000, datetime.UTC)
+    upstream, version = number(text(line.get("upstream_seconds")).split(",")[-1]), text(line.get("protocol")).removeprefix("HTTP/")
+    return found | fields(
+        **{"@timestamp": moment}, message=f"{text(line.get('method')) or '-'} {text(line.get('path'))} {status or '-'}",
+        log__level="err" if found.get("http.response.status_code", 0) >= 500 else "info", http__version=version, nginx__upstream_s=upstream,
     )
 
 
@@ -276,7 +281,7 @@ def audit(message: str) -> dict[str, Any]:
         return {}
     key = AUDIT_KEY.search(message)
     moment = stamp(datetime.datetime.fromtimestamp(int(found["seconds"]), datetime.UTC).replace(microsecond=int(found["thousandths"]) * 1000))
-    return fields(**{"@timestamp": moment}, service__name="kernel", event__action=found["type"].lower(), event__sequence=number(found["number"]),
+    return fields(**{"@timestamp": moment}, service__name="auditd", event__action=found["type"].lower(), event__sequence=number(found["number"]),
                   audit__key=key and key[1])
 
 
@@ -290,9 +295,16 @@ def packages(message: str) -> dict[str, Any]:
     )
 
 
+def address(found: str | None) -> str | None:
+    """An address as everybody else writes it: the kernel writes all the zeros of IPv6."""
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_address(found or ""))
+    return None
+
+
 def packet(message: str) -> dict[str, Any]:
     found = dict(PACKET.findall(message))
-    return fields(event__dataset="firewall", source__ip=found.get("SRC"), destination__ip=found.get("DST"), destination__port=number(found.get("DPT")),
+    return fields(event__dataset="firewall", source__ip=address(found.get("SRC")), destination__ip=address(found.get("DST")), destination__port=number(found.get("DPT")),
                   network__transport=(found.get("PROTO") or "").lower())
 
 

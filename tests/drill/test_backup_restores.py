@@ -120,6 +120,7 @@ def test_a_restore_that_cannot_be_leaves_what_was(backups, https) -> None:
     assert https.get(f"https://{backups.lab.vars(backups.lab.web)['app_domains'][0]}/", timeout=30).status_code == 200
 
 
+@pytest.mark.once
 def test_what_an_owned_host_cannot_destroy(backups) -> None:
     """With root on the application's host: databases' backups are destroyed and come back, files' cannot be touched, others' not be read."""
     backups.play("backup")

@@ -157,6 +157,7 @@ def test_a_name_that_leads_nowhere_fails_the_renewal_aloud_until_it_is_repaired(
     assert_renewal_works(host, edge)
 
 
+@pytest.mark.once
 def test_an_acme_server_that_is_down_is_told_and_the_site_goes_on(lab, host, edge: Edge, forced) -> None:
     """Not ours to stop: to this host it is gone when its port is."""
     rule = "inet drill_acme"

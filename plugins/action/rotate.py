@@ -12,7 +12,7 @@ from ansible_collections.redoubt.django.plugins.plugin_utils import contract, ro
 from ansible_collections.redoubt.django.plugins.plugin_utils.environment_secrets import folder_of, inventory_sources
 
 STEPS = ("look", "begin", "replace", "end", "finish", "read")
-SECRETS = rotation.SECRETS | rotation_passphrase.SECRETS
+SECRETS = rotation.SECRETS | rotation_database.SECRETS | rotation_passphrase.SECRETS
 
 
 class ActionModule(ActionBase):

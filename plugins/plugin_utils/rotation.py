@@ -21,8 +21,7 @@ from cryptography.hazmat.primitives import serialization
 PAGE = "docs/rotate-a-secret.md"
 KEY, FALLBACKS = "vault_app_secret_key", "vault_app_secret_key_fallbacks"
 DEPLOY, DEPLOY_NEXT = "vault_app_deploy_key", "vault_app_deploy_key_next"
-SECRETS = {"app_secret_key": KEY, "app_deploy_key": DEPLOY, "app_database_password": "vault_app_database_password",
-           "app_migrate_password": "vault_app_migrate_password"}
+SECRETS = {"app_secret_key": KEY, "app_deploy_key": DEPLOY}
 DAY = 86400
 
 

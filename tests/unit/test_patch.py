@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -71,6 +72,22 @@ def test_a_host_is_given_time_and_not_more(patch, monkeypatch):
     assert patch.well(None, 60) == []
     monkeypatch.setattr(patch, "ill", lambda app, timeout: ["a.service has failed"])
     assert patch.well(None, 0) == ["a.service has failed"]
+
+
+def test_who_is_out_of_the_list_is_known_until_it_is_back(patch, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(patch, "OUT", str(tmp_path / "redoubt/patch-drained"))
+    monkeypatch.setattr(patch, "well", lambda app, timeout: ["a.service has failed"])
+
+    def said(step):
+        monkeypatch.setattr(sys, "argv", ["patch", step])
+        assert patch.main() == 0
+        return json.loads(capsys.readouterr().out)
+
+    assert said("well") == {"stopped": "a.service has failed.", "drained": False}
+    # A run that was cut off does it again.
+    assert [said("leave"), said("leave")] == [{"drained": True}] * 2
+    assert said("well") == {"stopped": "a.service has failed.", "drained": True}
+    assert [said("back"), said("back")] == [{"drained": False}] * 2
 
 
 # --- dpkg ------------------------------------------------------------------------------------------------------------

@@ -4,8 +4,10 @@
     install     what unattended-upgrades may install by itself, by unattended-upgrades itself
     restart     units, in an order that costs least; nginx by handing its sockets on
     well        whether all units run and the site answers, within a time
+    leave       note that this host is out of the load balancer's list
+    back        forget that
 
-It comes over standard input and leaves nothing on the host.
+It comes over standard input and leaves nothing on the host but that note.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from pathlib import Path
 TOOLS = "/usr/local/lib/redoubt"
 UPGRADES = "/usr/bin/unattended-upgrade"
 LOCKS = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/cache/apt/archives/lock", "/var/lib/apt/lists/lock")
+# Until the host is back in the list, however many runs and boots that takes.
+OUT = "/var/lib/redoubt/patch-drained"
 MEGABYTE = 1 << 20
 # Beside what the packages themselves take: logs, dpkg's own copies, a new initrd.
 SPARE = 200 * MEGABYTE
@@ -336,7 +340,7 @@ def main() -> int:
     parser.add_argument("--app", default="", help="the application's release.json, on a host that serves it")
     parser.add_argument("--cves", default="")
     parser.add_argument("--update", action="store_true")
-    parser.add_argument("step", choices=["look", "install", "restart", "well"])
+    parser.add_argument("step", choices=["look", "install", "restart", "well", "leave", "back"])
     parser.add_argument("units", nargs="*")
     options = parser.parse_args()
     answer: dict = {}
@@ -352,9 +356,14 @@ def main() -> int:
             answer = {"installed": install(options.lock)}
         elif options.step == "restart":
             restart(options.units)
+        elif options.step == "leave":
+            Path(OUT).parent.mkdir(parents=True, exist_ok=True)
+            Path(OUT).touch()
+        elif options.step == "back":
+            Path(OUT).unlink(missing_ok=True)
     except Stopped as error:
         answer = {"stopped": f"{error}."}
-    print(json.dumps(answer))
+    print(json.dumps({**answer, "drained": os.path.exists(OUT)}))
     return 0
 
 

@@ -132,6 +132,8 @@ def test_a_restore_is_killed(backups, https, moment) -> None:
 def test_a_restore_is_taken_back(backups) -> None:
     """To a moment that only the log from before the first restore has; and what follows is backed up on the timeline that is left."""
     unit = f"redoubt-backup-database@{backups.name}.service"
+    # The one that an earlier drill's restore has begun is waited for: what was before its end and after that restore cannot be gone back to.
+    backups.store.check_output(f"systemctl start {unit}")
     backups.sql("CREATE TABLE redoubt.drill AS SELECT 'early' AS word")
     early = backups.now
     time.sleep(0.1)

@@ -32,7 +32,8 @@ class ActionModule(ActionBase):
 
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
-        _, arguments = self.validate_argument_spec({"facts": {"type": "bool", "default": False}})
+        _, arguments = self.validate_argument_spec({"facts": {"type": "bool", "default": False}, "replaces": {"type": "str", "default": ""}})
+        self.replaces = arguments["replaces"]
         mistakes = self.platforms(task_vars) if arguments["facts"] else self.inventory(task_vars)
         result["changed"] = False
         if len(mistakes) == 1:
@@ -241,6 +242,7 @@ class HostCheck:
 
     def __init__(self, action: ActionModule, task_vars: dict, host: str, groups: list[str], roles: dict[str, dict], shared: Shared) -> None:
         self.raw = action.host_vars(task_vars, host)
+        self.replaces = action.replaces
         authority = contract.is_fleet(task_vars["groups"]) or self.raw.get("app_admin_client_ca") == "environment"
         self.roles = {name: role for name, role in roles.items() if name in contract.roles_of(groups, authority, *(bool(task_vars["groups"].get(name)) for name in ("backups", "logs")))}
         self.all_roles = roles
@@ -355,7 +357,7 @@ class HostCheck:
             for problem in self.typed(name, spec):
                 bad.add(name)
                 yield problem
-        for problem in contract.check_rules(self.values, skip=bad):
+        for problem in contract.check_rules(self.values, skip=bad, replaces=self.replaces):
             self.said.update(contract.leaves(self.values[problem.variable]))
             # The rules show what they complain of; a value that came from the vault is blotted out as a whole.
             if self.is_secret(problem.variable, problem.path):

@@ -8,11 +8,18 @@ import datetime
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.redoubt.django.plugins.plugin_utils import contract, rotation, rotation_database, rotation_passphrase, secret_store
+from ansible_collections.redoubt.django.plugins.plugin_utils import (
+    contract,
+    rotation,
+    rotation_authority,
+    rotation_database,
+    rotation_passphrase,
+    secret_store,
+)
 from ansible_collections.redoubt.django.plugins.plugin_utils.environment_secrets import folder_of, inventory_sources
 
 STEPS = ("look", "begin", "replace", "end", "finish", "read")
-SECRETS = rotation.SECRETS | rotation_database.SECRETS | rotation_passphrase.SECRETS
+SECRETS = rotation.SECRETS | rotation_database.SECRETS | rotation_passphrase.SECRETS | rotation_authority.SECRETS
 
 
 class ActionModule(ActionBase):
@@ -41,6 +48,8 @@ class ActionModule(ActionBase):
         sources = inventory_sources(task_vars)
         try:
             vault = rotation.vault_with(SECRETS[args["secret"]], sources, secret_store.loaded(self._loader))
+            if args["secret"] in rotation_authority.SECRETS:
+                return self.authority(args, task_vars, vault, sources)
             if args["step"] == "read":
                 return {"changed": False, "vault": self.read(vault.document, args)}
             value = str(vault.document.values[SECRETS[args["secret"]]])
@@ -57,8 +66,30 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(str(error)) from None
         except OSError as error:
             raise AnsibleActionFail(f"{', '.join(sources)} cannot be read or written: {error.strerror} ({error.filename or 'no file named'}).") from None
+        return self.answer(step, vault)
+
+    def answer(self, step: rotation.Step, vault) -> dict:
         said = f"Only looked; a run would say: {step.said.partition(':')[0].rstrip('.')}." if self._task.check_mode and step.changed else step.said
         return {"changed": step.changed, "said": said, "done": step.done, "path": str(vault.path)}
+
+    def authority(self, args: dict, task_vars: dict, vault, sources: list[str]) -> dict:
+        """The internal CA: its key is in the vault, its certificate in a file beside it."""
+        found, before = rotation_authority.Authorities(vault.document, sources), vault.document.text
+        rest = folder_of(sources).name, rotation_authority.administrators(task_vars), datetime.datetime.now(datetime.UTC), self._task.check_mode
+        if args["step"] == "read":
+            if self._task.check_mode:
+                rotation_authority.take(found, args["after"], *rest)
+            return {"changed": False, "vault": rotation_authority.values(found)}
+        rotation_authority.everywhere(task_vars)
+        if args["step"] == "begin":
+            rotation_authority.usable(found, task_vars)
+        step = rotation_authority.take(found, args["step"], *rest)
+        if not self._task.check_mode:
+            # The certificate first: one whose key was lost with a run that was cut off goes with the old one.
+            found.write()
+            if vault.document.text != before:
+                vault.write()
+        return self.answer(step, vault)
 
     def read(self, document, args: dict) -> dict:
         """What hosts are to be told, of the vault as it is; in check mode, as it would be after the steps until then."""

@@ -16,11 +16,11 @@ version_added: "0.2.0"
 author: Redoubt maintainers (@redoubt)
 options:
   ca_certificate:
-    description: Certificates of the environment's CAs, as PEM text. The first one signs.
+    description: Certificates of the environment's CAs, as PEM text. The one signs that the key belongs to.
     type: str
     required: true
   ca_key:
-    description: Private key of the first, as PEM text.
+    description: Private key of one of them, as PEM text.
     type: str
     required: true
   register:

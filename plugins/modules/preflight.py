@@ -18,6 +18,11 @@ options:
       - Check the operating system of each host from its gathered facts instead. Wants C(distribution) in C(gather_subset).
     type: bool
     default: false
+  replaces:
+    description:
+      - The secret that this run replaces. That it ends soon is then no mistake, but the reason.
+    type: str
+    default: ""
 attributes:
   check_mode:
     support: full

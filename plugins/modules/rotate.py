@@ -9,8 +9,8 @@ DOCUMENTATION = r"""
 module: rotate
 short_description: Put another value in the place of a secret, step by step
 description:
-  - Writes the vault that has the secret, on the controller alone, and connects to no host. Between the steps the hosts are brought to what
-    the vault has.
+  - Writes the vault that has the secret, on the controller alone, and connects to no host. Of the internal CA the certificate is written too, into
+    the file that has it. Between the steps the hosts are brought to what the files have.
   - Each step knows from the vault what has been done, so that a rotation that was cut off goes on.
   - Nothing that it returns holds a private value, but for what O(step=read) is asked for.
 version_added: "0.2.0"
@@ -22,7 +22,7 @@ options:
     required: true
   step:
     description: C(look) refuses what cannot be rotated. C(begin) makes the new value beside the old one, C(replace) lets the new one be the one,
-      C(end) lets an old password go, C(finish) notes that every host has it. C(read) returns what of the vault hosts are to be told.
+      C(end) lets an old password or CA go, C(finish) notes that every host has it. C(read) returns what of the vault hosts are to be told.
     type: str
     choices: [look, begin, replace, end, finish, read]
     required: true
@@ -70,7 +70,7 @@ done:
   returned: unless O(step) is C(look) or C(read)
   type: bool
 vault:
-  description: Passwords of the database, by their names in the vault.
+  description: What hosts are told, by the names that the inventory has for it.
   returned: O(step=read)
   type: dict
 path:

@@ -27,8 +27,8 @@ class Authority:
 
     def __init__(self, certificates: str, key: str) -> None:
         try:
-            self.certificate = x509.load_pem_x509_certificates(certificates.encode())[0]
-        except (ValueError, IndexError):
+            found = x509.load_pem_x509_certificates(certificates.encode())
+        except ValueError:
             raise Unusable("pki_ca_certificate", "holds no certificate: put in the PEM text, with the lines -----BEGIN CERTIFICATE----- and "
                            "-----END CERTIFICATE-----") from None
         try:
@@ -40,8 +40,11 @@ class Authority:
         if isinstance(self.key, (ed25519.Ed25519PrivateKey, ed448.Ed448PrivateKey)):
             # PostgreSQL binds its logins to the hash that a certificate is signed with, and such a signature names none.
             raise Unusable("pki_ca_key", "is an Edwards curve key, whose certificates PostgreSQL cannot log anybody in with: make a P-256 one")
-        if public(self.key.public_key()) != public(self.certificate.public_key()):
-            raise Unusable("pki_ca_key", "does not belong to pki_ca_certificate: the first certificate of the text is the one it must be the key of")
+        # While one CA takes another's place both are trusted.
+        own = [each for each in found if public(each.public_key()) == public(self.key.public_key())]
+        if not own:
+            raise Unusable("pki_ca_key", "does not belong to pki_ca_certificate: it must be the key of one of the certificates of the text")
+        self.certificate = own[0]
         try:
             constraints = self.certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         except x509.ExtensionNotFound:

@@ -204,14 +204,15 @@ def rule(*variables: str) -> t.Callable:
 
 
 class Values(dict):
-    """The values of the right type; `bad` names the others, which a rule must not call missing."""
+    """The values of the right type; `bad` names the others, which a rule must not call missing, `replaces` the secret that is about to be another."""
 
     bad: frozenset[str] = frozenset()
+    replaces: str = ""
 
 
-def check_rules(variables: dict, skip: t.Collection[str] = ()) -> t.Iterator[Problem]:
+def check_rules(variables: dict, skip: t.Collection[str] = (), replaces: str = "") -> t.Iterator[Problem]:
     values = Values({name: value for name, value in variables.items() if name not in skip})
-    values.bad = frozenset(skip)
+    values.bad, values.replaces = frozenset(skip), replaces
     for variable, functions in RULES.items():
         if variable not in values:
             continue
@@ -1316,8 +1317,8 @@ def certificate_authority(value, values):
         yield sentence if variable == "pki_ca_certificate" else f"has no key that signs for it: pki_ca_key {sentence}"
         return
     end = authority.certificate.not_valid_after_utc
-    if isinstance(left, int) and end < datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=left):
-        yield f"ends on {end:%Y-%m-%d}, and a certificate of a host is to be good for {left} days more (pki_renew_days): make another CA, put its certificate first and leave this one after it"
+    if values.replaces != "pki_ca_key" and isinstance(left, int) and end < datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=left):
+        yield f"ends on {end:%Y-%m-%d}, and a certificate of a host is to be good for {left} days more (pki_renew_days): replace the CA (playbooks/rotate.yml -e secret=pki_ca_key)"
 
 
 @rule("app_start_timeout")

@@ -30,8 +30,8 @@ from ansible_collections.redoubt.django.plugins.plugin_utils.secret_store import
 
 # Where a machine is. Two environments have two, so nobody needs to say that they may differ.
 PLACES = ("ansible_host", "ansible_port", "base_addresses")
-# What playbooks/rotate.yml goes on: in each environment it is another login's turn.
-TURNS = ("site_database_roles", *(name.format(role) for role in ("app_database", "app_migrate")
+# What playbooks/rotate.yml goes on: in each environment it is another login's turn, or another step's.
+TURNS = ("site_database_roles", "vault_pki_ca_key_next", "vault_pki_ca_former", *(name.format(role) for role in ("app_database", "app_migrate")
                                    for name in ("{}_alternate", "vault_{}_alternate", "{}_password_other", "vault_{}_password_next", "vault_{}_password_former")))
 ABSENT = "(not there)"
 WIDEST = 100

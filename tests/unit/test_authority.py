@@ -55,7 +55,6 @@ HOST = public(ec.generate_private_key(ec.SECP256R1()).public_key())
         ("", CA_KEY, "pki_ca_certificate holds no certificate"),
         (CA, "x", "pki_ca_key is no private key"),
         (CA, OTHER_KEY, "pki_ca_key does not belong to pki_ca_certificate"),
-        (OTHER + CA, CA_KEY, "pki_ca_key does not belong to pki_ca_certificate"),
         (*make_ca(ca=False), "pki_ca_certificate is not a CA's"),
         (*make_ca(path_length=None), "pki_ca_certificate lets other CAs be made below it"),
         (*make_ca(ed25519.Ed25519PrivateKey.generate()), "pki_ca_key is an Edwards curve key"),
@@ -65,6 +64,15 @@ def test_an_authority_that_cannot_sign_is_refused(certificate, key, sentence):
     with pytest.raises(Unusable) as refusal:
         Authority(certificate, key)
     assert " ".join(refusal.value.args).startswith(sentence)
+
+
+@pytest.mark.parametrize("both", [OTHER + CA, CA + OTHER])
+def test_of_several_the_one_signs_that_the_key_belongs_to(both):
+    found = Authority(both, CA_KEY)
+    assert found.certificate == Authority(CA, CA_KEY).certificate
+    text = found.sign(HOST, NAMES, ADDRESSES, 730, NOW)
+    assert Authority(CA, CA_KEY).problem(text, HOST, NAMES, ADDRESSES, 365, NOW) == ""
+    assert Authority(both, OTHER_KEY).problem(text, HOST, NAMES, ADDRESSES, 365, NOW) == "it is not of this CA"
 
 
 def test_a_key_with_a_passphrase_is_refused():
@@ -128,15 +136,18 @@ def test_a_certificate_is_replaced_for_a_reason(change, reason):
 
 
 def test_the_preflight_knows_what_cannot_sign():
-    def said(**values):
+    def said(replaces="", **values):
         base = {"pki_ca_certificate": CA, "pki_ca_key": CA_KEY, "pki_days": 730, "pki_renew_days": 365}
-        return [f"{problem.name} {problem.sentence}" for problem in contract.check_rules({**base, **values})]
+        return [f"{problem.name} {problem.sentence}" for problem in contract.check_rules({**base, **values}, replaces=replaces)]
 
     assert said() == []
     assert "has no key that signs for it: pki_ca_key does not belong" in said(pki_ca_key=OTHER_KEY)[0]
     assert "signs for 30 days (pki_days) and again when fewer than 30" in said(pki_days=30, pki_renew_days=30)[0]
     certificate, key = make_ca(days=200)
     assert "and a certificate of a host is to be good for 365 days more" in said(pki_ca_certificate=certificate, pki_ca_key=key)[0]
+    assert said("app_secret_key", pki_ca_certificate=certificate, pki_ca_key=key)
+    assert said("pki_ca_key", pki_ca_certificate=certificate, pki_ca_key=key) == []
+    assert said("pki_ca_key", pki_ca_key=OTHER_KEY)
     assert CA_KEY.splitlines()[1] not in str(said(pki_ca_key="x" + CA_KEY))
 
 

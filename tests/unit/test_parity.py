@@ -397,8 +397,8 @@ def test_the_client_is_asked_for_a_password_that_nobody_gave(place, tmp_path):
 
 
 @pytest.mark.parametrize("state", ["next", "former"])
-def test_whose_turn_it_is_to_log_in_is_no_difference(place, state):
-    """One environment has rotated the passwords of its database, or is about to; the other has not."""
+def test_how_far_a_rotation_is_is_no_difference(place, state):
+    """One environment has rotated the passwords of its database, or is about to, and its CA; the other has not."""
     for name in NAMES:
         place.hosts(name, app1=["web"], db1=["db"])
         place.say(name, pki_ca_certificate="-----BEGIN CERTIFICATE-----")
@@ -407,6 +407,7 @@ def test_whose_turn_it_is_to_log_in_is_no_difference(place, state):
         if name == "production":
             values |= {"vault_app_database_alternate": True} if state != "next" else {}
             values |= {f"vault_app_database_password_{state}": f"c{secret}"}
+            values |= {"vault_pki_ca_key_next": f"e{secret}"} if state == "next" else {"vault_pki_ca_former": ["0A"]}
         place.vault(name, **values)
     outcome, found = place.compare()
     assert not outcome.mistakes and not [each for each in outcome.differences if each.verdict == environment_parity.WRONG], found

@@ -209,6 +209,7 @@ REFUSED = [
     ({"secret": "app_secret_key", "app_guard_skip": ["secret_key_fallbacks"]}, "app_guard_skip has secret_key_fallbacks"),
     ({"secret": "app_secret_key", "app_secret_key": "mine" * 20}, "app_secret_key of app1 is not vault_app_secret_key of inventories/staging/group_vars/all/vault.yml"),
     ({"secret": "app_deploy_key"}, "vault_app_deploy_key is in no vault of this inventory"),
+    ({"secret": "pki_ca_key"}, "store1 is left out of this run or did not answer, and would go on to trust the old CA alone"),
     ({"secret": "app_database_password"}, "secret=app_database_password rotates nothing here: the application reaches its database over the unix socket"),
 ]
 

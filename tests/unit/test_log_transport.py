@@ -161,6 +161,22 @@ def test_everything_arrives_in_order_and_once(world: World) -> None:
     assert (world.spool / "current").exists()
 
 
+def test_a_writer_that_has_nothing_more_to_say_holds_nothing_back(world: World) -> None:
+    """It was told twice of a new file while it had much to write, and opens the next with the next line, whenever that is."""
+    writer = subprocess.Popen(["/bin/sh", "-c", "trap '' HUP; printf rsyslogd >/proc/self/comm; while :; do sleep 0.1; done"])
+    try:
+        (world.spool / "writer.pid").write_text(str(writer.pid))
+        for number in (1, 2):
+            world.write(5000, "x" * 200)
+            world.rotate(number)
+        world.start("server")
+        world.start("sender")
+        world.wait(10)
+    finally:
+        writer.kill()
+        writer.wait()
+
+
 @pytest.mark.parametrize("victims", [("server",), ("sender",), ("server", "sender")])
 def test_who_is_killed_loses_nothing(world: World, victims: tuple[str, ...]) -> None:
     world.start("server")

@@ -60,7 +60,8 @@ mark, found = sys.argv[1], {"journal": [], "file": []}
 for path in sorted(glob.glob(sys.argv[2])):
     with open(path, errors="replace") as source:
         for line in source:
-            if mark in line:
+            # The last one may be half written.
+            if mark in line and line.endswith("\\n"):
                 words = json.loads(line)["message"].split()
                 if len(words) == 3 and words[0] == mark:
                     found[words[1]].append(int(words[2]))

@@ -59,6 +59,7 @@ lab-down: deps ## Remove the lab LAB (demo)
 test: lint ## Lint, unit tests, the guard's, and the Molecule scenarios default (Debian 13) and debian12
 	@echo '==> Unit tests and the guard run beside the first scenario; what they say follows it, and is in .cache/unit.log until then'
 	@nice -n 5 $(MAKE) unit guard >.cache/unit.log 2>&1 & beside=$$!; failed=; \
+	trap "kill $$beside; exit 1" INT TERM; \
 	$(MAKE) deps $(firstword $(SCENARIOS:%=test-%)) || failed=yes; \
 	wait $$beside || failed=yes; cat .cache/unit.log; [ -z "$$failed" ]
 	@$(MAKE) deps $(wordlist 2,99,$(SCENARIOS:%=test-%))

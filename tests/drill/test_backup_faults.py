@@ -359,6 +359,15 @@ def test_a_clock_that_is_off(backups, days) -> None:
     backups.store.check_output("systemctl start redoubt-backup-watch.service")
 
 
+def test_a_server_whose_key_cannot_be_read_has_not_started(backups) -> None:
+    key = "/etc/redoubt/pki/host.key"
+    backups.db.check_output(f"cp -a {key} {key}.drill && echo none >{key}")
+    try:
+        assert backups.db.run("systemctl restart pgbackrest.service").rc == 1
+    finally:
+        backups.db.check_output(f"mv {key}.drill {key} && systemctl restart pgbackrest.service")
+
+
 @pytest.mark.slow
 def test_a_certificate_that_has_ended(lab, backups, expired) -> None:
     expired(backups.web)

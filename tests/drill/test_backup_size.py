@@ -19,8 +19,8 @@ def timed(host, command: str) -> float:
     return float(ended) - float(began)
 
 
-def p99(load: Load) -> float:
-    return statistics.quantiles([answer.seconds for answer in load.answers], n=100)[-1]
+def p99(*loads: Load) -> float:
+    return statistics.quantiles([answer.seconds for load in loads for answer in load.answers], n=100)[-1]
 
 
 @pytest.fixture
@@ -59,16 +59,28 @@ def test_a_gigabyte_and_a_thousand_files(lab, backups, large, browse, table) -> 
     back = timed(backups.db, f"cp -a {cluster} {floor} && cp -a /srv/{backups.app}/media {floor}-media && sync && systemctl restart 'postgresql@*-main'")
     backups.db.check_output(f"rm -r {floor} {floor}-media")
 
-    with load() as calm:
-        time.sleep(30)
-    served = {"nothing else": calm}
+    # What was written for the floor is on the disk. Some of a hundred requests meet a log-in, which takes a processor for as long as hashing its
+    # password does: that these are as likely here as there, what the others are compared with is measured before each, and counted together.
+    backups.sql("CHECKPOINT")
+    backups.db.check_output("sync")
+    calm: list[Load] = []
+
+    def undisturbed() -> None:
+        with load() as alone:
+            time.sleep(20)
+        calm.append(alone)
+
+    served = {}
+    undisturbed()
     with load() as during:
         # As docs/drills.md says, with what the unit leaves to others.
         whole = timed(backups.store, f"chrt --idle 0 sudo -u backup-{backups.name} /usr/local/lib/redoubt/backup-server database {backups.name} --full")
     served["a whole backup of the database"] = during
+    undisturbed()
     with load() as during:
         files = timed(backups.web, "systemctl start redoubt-backup.service")
     served["a backup of the files, with the dump"] = during
+    undisturbed()
     with load() as during:
         drilled = timed(backups.db, "systemctl start redoubt-drill.service")
     served["a drill"] = during
@@ -109,9 +121,10 @@ def test_a_gigabyte_and_a_thousand_files(lab, backups, large, browse, table) -> 
                           "ratio": round(drilled / back, 1), "floor": "cp and PostgreSQL's start"})
     table("backup_size", {"what": f"restore in place (away {len(away) and away[-1] - away[0]:.1f} s)", "MB": round(megabytes + media), "s": round(restored, 1),
                           "floor_s": round(back, 1), "ratio": round(restored / back, 1), "floor": "cp and PostgreSQL's start"})
-    for case, done in served.items():
-        table("backup_requests", {**done.row(case), "p99_s": round(p99(done), 3), "ratio": round(p99(done) / p99(calm), 2)})
+    rest = p99(*calm)
+    for case, done in [*(("nothing else", alone) for alone in calm), *served.items()]:
+        table("backup_requests", {**done.row(case), "p99_s": round(p99(done), 3), "ratio": round(p99(done) / rest, 2)})
     for case, done in served.items():
         assert not done.failed, (case, done.failed[:5])
-        assert p99(done) <= 2 * p99(calm), f"{case}: visitors wait {p99(done):.3f} s instead of {p99(calm):.3f}"
-    assert len(calm.answers) > 1000, "too little load to show anything"
+        assert p99(done) <= 2 * rest, f"{case}: visitors wait {p99(done):.3f} s instead of {rest:.3f}"
+    assert sum(len(alone.answers) for alone in calm) > 3000, "too little load to show anything"

@@ -18,12 +18,15 @@ WRITES = {
     "audit": "/etc/rsyslog.d/MARK",
     "redoubt": "/usr/local/lib/redoubt/MARK",
     "keys": "/etc/redoubt/MARK",
+    "app-secrets": "/etc/notes/MARK",
+    "app-code": "/srv/notes/releases/MARK",
 }
 # What has no file of its own: a command, and what its records have in common.
 CALLS = {
     "modules": ("modprobe dummy && modprobe -r dummy", 'name="dummy"'),
     "time": ('date --set="@$(date +%s.%N)"', 'key="time"'),
     "keys": ("head -c 0 /etc/redoubt/pki/host.key", 'name="/etc/redoubt/pki/host.key"'),
+    "app-secrets": ("head -c 0 /etc/notes/env", 'name="/etc/notes/env"'),
 }
 
 

@@ -117,6 +117,8 @@ class Host:
             "repo": "https://git.test/notes.git",
             "package": "",
             "version": "v1",
+            "project_dir": ".",
+            "requirements": "auto",
             "manage": "python manage.py",
             "build": [],
             "collectstatic": True,

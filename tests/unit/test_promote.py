@@ -12,7 +12,20 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-ONE = {"live": "r1", "commit": "c0ffee", "version": "v1", "source": "git", "from": "https://git.test/notes.git", "packages": "x", "faults": [], "seconds": 4000, "why": "it was put in service"}
+ONE = {"host": "app1", "live": "r1", "commit": "c0ffee", "version": "v1", "source": "git", "from": "https://git.test/notes.git", "packages": "x", "faults": [], "seconds": 4000, "why": "it was put in service"}
+TWO = {**ONE, "host": "app2"}
+NONE = {"host": "app2", "live": "", "faults": [], "seconds": 0}
+
+
+def said(candidates: list[dict], commit: str, packages: str | None) -> tuple[str, bool]:
+    """The reason why not, and whether it is here already, on a host that serves this."""
+    loader = DataLoader()
+    values = loader.load_from_file(str(ROOT / "roles/app/vars/main.yml"), trusted_as_template=True)
+    site = loader.load_from_file(str(ROOT / "roles/site/defaults/main.yml"), trusted_as_template=True)
+    releases = {"releases": [{"live": False, "commit": "0ld"}, *([{"live": True, "commit": commit}] if commit else [])], **({} if packages is None else {"packages": packages})}
+    templar = Templar(loader=loader, variables={**site, **values, "__app_candidates": candidates, "__app_releases": releases, "app_promoted_from": "staging",
+                                                "app_repo": "https://git.test/notes.git", "inventory_hostname": "web1"})
+    return templar.template(values["__app_refused"]), templar.template(values["__app_promoted"])
 
 
 @pytest.mark.parametrize(
@@ -20,26 +33,48 @@ ONE = {"live": "r1", "commit": "c0ffee", "version": "v1", "source": "git", "from
     [
         ([ONE], ""),
         ([{**ONE, "seconds": 3600}], ""),
-        ([{"live": "", "faults": [], "seconds": 0}], "staging serves nothing: deploy there first."),
-        ([ONE, {**ONE, "live": "r2"}], "The hosts of staging do not serve one release (r1, r2): run playbooks/deploy.yml there first."),
-        ([ONE, {"live": "", "faults": [], "seconds": 0}], "The hosts of staging do not serve one release (r1, ): run playbooks/deploy.yml there first."),
-        ([ONE, {**ONE, "faults": ["notes-worker.service is inactive", "https://notes.test/ answered 500"]}],
-         "staging does not serve r1 as it should: notes-worker.service is inactive; https://notes.test/ answered 500."),
+        ([{**NONE, "host": "app1"}], "staging serves nothing: deploy there first."),
+        ([ONE, {**TWO, "live": "r2"}], "The hosts of staging do not serve one release (app1 r1, app2 r2): run playbooks/deploy.yml there first."),
+        ([ONE, NONE], "The hosts of staging do not serve one release (app1 r1, app2 nothing): run playbooks/deploy.yml there first."),
+        ([ONE, {**TWO, "packages": "y"}], "The hosts of staging serve r1 with different packages: pin every package of the project, deploy that there, and promote it."),
+        ([ONE, {**TWO, "faults": ["notes-worker.service is inactive", "https://notes.test/ answered 500"]}],
+         "staging does not serve r1 as it should: notes-worker.service is inactive on app2; https://notes.test/ answered 500 on app2."),
         ([{**ONE, "from": "https://elsewhere.test/notes.git"}], ("staging has its code from https://elsewhere.test/notes.git (git), and this environment from "
                                                                 "https://git.test/notes.git (git): give both the same app_repo.")),
         ([{**ONE, "source": "pypi"}], "staging has its code from https://git.test/notes.git (pypi), and this environment from https://git.test/notes.git (git): give both the same app_repo."),
-        ([{**ONE, "seconds": 3599}], "staging serves r1 without a fault since 3599 seconds, when it was put in service, and promote_min_age is 3600: wait for another 1 seconds."),
+        ([{**ONE, "seconds": 3599}], "staging serves r1 without a fault since 3599 seconds, when it was put in service on app1, and promote_min_age is 3600: wait for another 1 seconds."),
         # Of several hosts, the one that has served for the shortest time counts.
-        ([ONE, {**ONE, "seconds": 10, "why": "a visitor was answered 502"}],
-         "staging serves r1 without a fault since 10 seconds, when a visitor was answered 502, and promote_min_age is 3600: wait for another 3590 seconds."),
+        ([ONE, {**TWO, "seconds": 10, "why": "a visitor was answered 502"}],
+         "staging serves r1 without a fault since 10 seconds, when a visitor was answered 502 on app2, and promote_min_age is 3600: wait for another 3590 seconds."),
     ],
 )
 def test_the_first_reason_why_not(candidates, sentence):
-    loader = DataLoader()
-    values = loader.load_from_file(str(ROOT / "roles/app/vars/main.yml"), trusted_as_template=True)
-    site = loader.load_from_file(str(ROOT / "roles/site/defaults/main.yml"), trusted_as_template=True)
-    templar = Templar(loader=loader, variables={**site, **values, "__app_candidates": candidates, "app_promoted_from": "staging", "app_repo": "https://git.test/notes.git"})
-    assert templar.template(values["__app_refused"]) == sentence
+    assert said(candidates, "0lder", "x") == (sentence, False)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "commit", "packages", "promoted"),
+    [
+        ([ONE, TWO], "c0ffee", "x", True),
+        # However short it has served there.
+        ([{**ONE, "seconds": 0, "faults": ["notes-worker.service is inactive"]}], "c0ffee", "x", True),
+        ([ONE], "c0ffee", "y", False),
+        # One of the two hosts there has another.
+        ([ONE, {**TWO, "live": "r2", "commit": "c0c0a"}], "c0ffee", "x", False),
+        ([ONE, {**TWO, "packages": "y"}], "c0ffee", "x", False),
+        # A program from before promotions does not say it: the deploy brings one that does, and compares.
+        ([ONE], "c0ffee", None, False),
+        ([ONE], "", "", False),
+        ([NONE], "", "", False),
+    ],
+)
+def test_what_is_here_already(candidates, commit, packages, promoted):
+    assert said(candidates, commit, packages)[1] is promoted
+
+
+def test_what_is_here_with_other_packages_is_not_what_was_tried():
+    assert said([ONE], "c0ffee", "y")[0] == "web1 serves commit c0ffee already, with other packages than staging: pin every package of the project, deploy that there, and promote it."
+    assert said([ONE], "c0ffee", None)[0] == ""
 
 
 def play(folder, *arguments):

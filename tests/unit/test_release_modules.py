@@ -97,7 +97,7 @@ def test_the_programs_own_parser_takes_these_words(tmp_path, module) -> None:
         answer = release_host.run_module(module, app=str(app), phase="list", who="ada", token="one")
     finally:
         module.PROGRAM = before
-    assert answer == {"changed": False, "releases": [], "journal": [], "held": {}, "claim": {}, "live": "", "earlier": [], "previous": ""}
+    assert answer == {"changed": False, "releases": [], "journal": [], "held": {}, "claim": {}, "live": "", "packages": "", "earlier": [], "previous": ""}
 
 
 @pytest.mark.parametrize("phase", ["build", "migrate", "activate", "rollback", "restart"])

@@ -1038,7 +1038,6 @@ def packed(release: Path, *names: str) -> Path:
 
 
 def test_other_packages_end_the_run_and_the_same_do_not(machine, phase, program) -> None:
-    machine.app |= {"project_dir": ".", "requirements": "auto"}
     machine.serving("old")
     tried = program.steps.packages(machine.app, packed(machine.released("tried", served=False), "django-5.2", "psycopg-3.2"))
     packed(machine.released("same", served=False), "psycopg-3.2", "django-5.2")
@@ -1070,7 +1069,7 @@ def visited(tmp_path, program, monkeypatch):
 
 def test_standing_is_since_the_last_thing_that_was_wrong(machine, program, visited) -> None:
     assert program.standing(machine.app, 3600) == {"live": "", "faults": [], "seconds": 0}
-    machine.app |= {"project_dir": ".", "requirements": "auto", "processes": ["notes-worker.service"]}
+    machine.app["processes"] = ["notes-worker.service"]
     packed(machine.serving("r1"), "django-5.2")
     served = machine.home / "releases/r1/served"
     os.utime(served, (time.time() - 5000, time.time() - 5000))
@@ -1078,7 +1077,7 @@ def test_standing_is_since_the_last_thing_that_was_wrong(machine, program, visit
     found = program.standing(machine.app, 7200)
     assert found["live"] == "r1" and found["commit"] == "commit of r1" and found["faults"] == [] and machine.asked == ["blue", ""]
     assert 3995 <= found["seconds"] <= 4010 and found["why"] in ("notes@blue.service was started", "notes-worker.service was started")
-    assert found["packages"] == program.steps.packages(machine.app, machine.root / "releases/r1")
+    assert found["packages"] == program.steps.packages(machine.app, machine.root / "releases/r1") == program.listing(machine.app)["packages"]
     visited("access.log.2.gz", ("500", 3000), ("200", 100), ("404", 50))
     found = program.standing(machine.app, 7200)
     assert 2995 <= found["seconds"] <= 3010 and found["why"] == "a visitor was answered 500"
@@ -1089,9 +1088,24 @@ def test_standing_is_since_the_last_thing_that_was_wrong(machine, program, visit
 
 
 def test_what_is_wrong_now_is_named(machine, program, visited) -> None:
-    machine.app |= {"project_dir": ".", "requirements": "auto"}
     packed(machine.serving("r1"))
     machine.rule("systemctl show", out="ActiveState=activating")
     machine.rule("systemctl list-units", out="notes-prune.service loaded failed failed prune")
     machine.sick.add("r1")
     assert program.standing(machine.app, 60)["faults"] == ["notes@blue.service is activating", "notes-prune.service is failed", "https://notes.test/ answered 500 of r1"]
+
+
+def test_a_deploy_that_was_cut_off_after_the_switch_has_proven_nothing(machine, program, visited) -> None:
+    packed(machine.serving("r1"))
+    (machine.home / "releases/r1/served").unlink()
+    program.write(machine.home / "activating.json", {"release": "r1"})
+    machine.rule("systemctl show", out="ActiveState=active")
+    found = program.standing(machine.app, 60)
+    assert found["faults"] == ["a deploy has not ended"] and found["seconds"] <= 5
+
+
+def test_a_list_says_no_packages_where_they_cannot_be_told(machine, program) -> None:
+    """The inventory names another file by now; whoever wants to roll back is not kept from it."""
+    packed(machine.serving("r1"))
+    found = program.listing(machine.app | {"requirements": "other.txt"})
+    assert (found["live"], found["packages"]) == ("r1", "")

@@ -109,13 +109,17 @@ def logs(fleet, since: str) -> str:
 
 def cut_off(lab, secret: str, reached) -> str:
     """A rotation that is killed once it has got that far; what it has said until then."""
-    run, said = lab.start(*rotate(secret), "--diff"), []
+    return killed(lab.start(*rotate(secret), "--diff"), reached)
+
+
+def killed(run: subprocess.Popen, reached) -> str:
+    said = []
     reader = threading.Thread(target=lambda: said.extend(run.communicate()))
     reader.start()
     deadline = time.monotonic() + 420
     try:
         while not reached():
-            assert time.monotonic() < deadline and run.poll() is None, "the rotation did not get that far"
+            assert time.monotonic() < deadline and run.poll() is None, "the playbook did not get that far"
             time.sleep(0.2)
     finally:
         # What it has begun has sessions of its own.

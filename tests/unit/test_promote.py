@@ -77,11 +77,11 @@ def test_what_is_here_with_other_packages_is_not_what_was_tried():
     assert said([ONE], "c0ffee", None)[0] == ""
 
 
-def play(folder, *arguments):
+def play(folder, *arguments, inventory=ROOT / "inventories/demo"):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("REDOUBT_", "ANSIBLE_", "XDG_"))}
     environment |= {"HOME": str(folder), "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "ANSIBLE_HOME": str(folder / "ansible"),
                     "PATH": f"{pathlib.Path(sys.executable).parent}:/usr/bin:/bin"}
-    command = ["ansible-playbook", "-i", ROOT / "inventories/demo", "-e", f"inventories={folder}", *arguments, ROOT / "playbooks/promote.yml"]
+    command = ["ansible-playbook", "-i", inventory, "-e", f"inventories={folder}", *arguments, ROOT / "playbooks/promote.yml"]
     done = subprocess.run([pathlib.Path(sys.executable).with_name(command[0]), *command[1:]], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120)
     return done.returncode, " ".join((done.stdout + done.stderr).split())
 
@@ -91,6 +91,12 @@ def test_an_environment_that_cannot_be_asked(tmp_path):
     assert code == 2 and "from is not given: name the environment, `-e from=staging`." in words
     code, words = play(tmp_path, "-e", "from=stagin")
     assert code == 2 and f"{tmp_path}/stagin is not there: name the folder, `-e from=staging`." in words
+    # `--limit` leaves out this machine, and is for hosts that are away.
+    code, words = play(tmp_path, "-e", "from=stagin", "--limit", "app1")
+    assert code == 2 and f"{tmp_path}/stagin is not there: name the folder, `-e from=staging`." in words
+    (tmp_path / "nobody.yml").write_text("db: {hosts: {app1: {}}}\n")
+    code, words = play(tmp_path, "-e", f"from={ROOT}/inventories/demo", inventory=tmp_path / "nobody.yml")
+    assert code == 2 and "This inventory has no host in the group web: name the environment that is promoted to, `-i inventories/production`." in words
     # Its password is nowhere.
     (tmp_path / "staging").mkdir()
     (tmp_path / "staging/hosts.yml").write_text("web: {hosts: {app1: {ansible_connection: local, ansible_become: false}}}\n")

@@ -1,6 +1,7 @@
 """What one environment serves comes to all hosts of another or, before the database is migrated, to none; and of an environment with several hosts all are asked.
 
-Production is the lab. Staging is a host in a lab of its own, which is booted for these tests: `make lab-down LAB=fleet-staging` if they were killed.
+Production is the lab: `make demo LAB=fleet INVENTORY=molecule/fleet/inventory`, then, with REDOUBT_LAB and REDOUBT_INVENTORY of it, `pytest tests/fleet/test_promote.py`.
+Staging is a host in a lab of its own, which is booted for these tests: `make lab-down LAB=fleet-staging` if they were killed.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class Environments:
         """All hosts of a lab, or these, in the groups that they have in its inventory."""
         found = yaml.safe_load((lab.dir / "hosts.yml").read_text())["all"]
         hosts = hosts or tuple(found["hosts"])
-        groups = {group: {"hosts": {host: None for host in names if host in hosts}} for group, names in lab.groups.items() if group not in ("all", "ungrouped")}
+        groups = {str(group): {"hosts": {str(host): None for host in names if host in hosts}} for group, names in lab.groups.items() if group not in ("all", "ungrouped")}
         shutil.copytree(lab.inventory, self.folder / name)
         shutil.copytree(lab.dir / "group_vars", self.folder / name / "group_vars", dirs_exist_ok=True)
         (self.folder / name / "hosts.yml").write_text(yaml.safe_dump(

@@ -134,6 +134,8 @@ def test_a_restore_is_taken_back(backups) -> None:
     unit = f"redoubt-backup-database@{backups.name}.service"
     # The one that an earlier drill's restore has begun is waited for: what was before its end and after that restore cannot be gone back to.
     backups.store.check_output(f"systemctl start {unit}")
+    # Of its end, the second is known: what is in the same one is sought after the backup before it.
+    time.sleep(1)
     backups.sql("CREATE TABLE redoubt.drill AS SELECT 'early' AS word")
     early = backups.now
     time.sleep(0.1)

@@ -47,11 +47,11 @@ class Store:
         assert found, done.stdout + done.stderr
         return found[0]["repo"][0]["status"]["code"] == 0
 
-    def opens(self, kind: str, passphrase: str) -> list[bool]:
-        """What is there, and each copy that is kept."""
+    def opens(self, kind: str, passphrase: str) -> dict[str, bool]:
+        """What is there (no name), and each copy that is kept, by its folder."""
         ask, host = (self.files_open, self.lab.web) if kind == "files" else (self.database_opens, self.backups.name)
         kept = self.run(f"ls -d {self.backups.root}/kept/*/{kind}/{host}").stdout.split()
-        return [ask(passphrase), *(ask(passphrase, folder) for folder in kept)]
+        return {folder: ask(passphrase, folder) for folder in ["", *kept]}
 
 
 @pytest.fixture
@@ -152,8 +152,8 @@ def test_another_passphrase_under_load(lab, backups, store, keys, site, browse, 
 
         # Dead, also in what is kept; and nothing has it any more.
         opened = store.opens(kind, new)
-        assert len(opened) >= 2 and all(opened), opened
-        assert not any(store.opens(kind, old))
+        assert len(opened) >= 2 and all(opened.values()), opened
+        assert not any(store.opens(kind, old).values())
         for container in (store.container, lab.vars(lab.web)["lab_container"]):
             words = [*(["sudo", "-n"] if os.geteuid() else []), "podman", "exec", "--interactive", container, "grep", "--recursive", "--files-with-matches", "--file=-", "/etc", "/run"]
             assert subprocess.run(words, input=f"{old}\n", capture_output=True, text=True, check=False).stdout == ""

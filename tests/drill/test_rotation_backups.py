@@ -48,10 +48,10 @@ class Store:
         return found[0]["repo"][0]["status"]["code"] == 0
 
     def opens(self, kind: str, passphrase: str) -> dict[str, bool]:
-        """What is there (no name), and each copy that is kept, by its folder."""
-        ask, host = (self.files_open, self.lab.web) if kind == "files" else (self.database_opens, self.backups.name)
-        kept = self.run(f"ls -d {self.backups.root}/kept/*/{kind}/{host}").stdout.split()
-        return {folder: ask(passphrase, folder) for folder in ["", *kept]}
+        """What is there (no name), and each copy that is kept, by its folder; but for the copies of a repository that a drill had emptied."""
+        ask, host, filled = (self.files_open, self.lab.web, "") if kind == "files" else (self.database_opens, self.backups.name, f"/backup/{self.backups.app}")
+        kept = self.run(f"ls -d {self.backups.root}/kept/*/{kind}/{host}{filled}").stdout.split()
+        return {folder: ask(passphrase, folder) for folder in ["", *(each.removesuffix(filled) for each in kept)]}
 
 
 @pytest.fixture

@@ -30,9 +30,14 @@ from ansible_collections.redoubt.django.plugins.plugin_utils.secret_store import
 
 # Where a machine is. Two environments have two, so nobody needs to say that they may differ.
 PLACES = ("ansible_host", "ansible_port", "base_addresses")
-# What playbooks/rotate.yml goes on: in each environment it is another login's turn, or another step's.
-TURNS = ("site_database_roles", "vault_pki_ca_key_next", "vault_pki_ca_former", *(name.format(role) for role in ("app_database", "app_migrate")
-                                   for name in ("{}_alternate", "vault_{}_alternate", "{}_password_other", "vault_{}_password_next", "vault_{}_password_former")))
+# What playbooks/rotate.yml goes on: in each environment it is another login's turn, another step's, or another day.
+TURNS = ("site_database_roles", "vault_pki_ca_key_next", "vault_pki_ca_former", "app_secret_key_fallbacks", "vault_app_secret_key_fallbacks",
+         "app_deploy_key_next", "vault_app_deploy_key_next",
+         *(f"vault_backup_{kind}_pass_{state}" for kind in ("files", "database") for state in ("next", "former")),
+         *(name.format(role) for role in ("app_database", "app_migrate")
+           for name in ("{}_alternate", "vault_{}_alternate", "{}_password_other", "vault_{}_password_next", "vault_{}_password_former")))
+# Beside a key: until when it counts, and which step it is at.
+OF_A_TURN = ("until", "rotation")
 ABSENT = "(not there)"
 WIDEST = 100
 
@@ -394,6 +399,8 @@ class Parity:
             mine, its, then = ours.get(path), theirs.get(path), after.get(path)
             name = contract.dotted(path[0], path[1:])
             if path[0] in PLACES + TURNS:
+                if mine and its and mine.secret and long(mine.value) and path[-1] not in OF_A_TURN and mine.value == its.value:
+                    same[self.print(mine.value)].append(name)
                 continue
             if any(leaf and leaf.secret for leaf in (mine, its)):
                 self.secret(name, mine, its, hosts, same)

@@ -396,6 +396,14 @@ def test_the_client_is_asked_for_a_password_that_nobody_gave(place, tmp_path):
         place.compare(keys=KEYS[:1], client=client)
 
 
+def test_a_secret_that_one_of_them_has_replaced_is_not_the_other_s(place):
+    for name in NAMES:
+        place.hosts(name, app1=["web", "db"])
+        place.vault(name, vault_app_secret_key=f"{name[0] * 3}kQ81hfT0pzLwGvB7yN", vault_app_secret_key_fallbacks=[{"key": "both-kQ81hfT0pzLwGvB7yN", "until": "2026-03-16"}])
+    outcome, found = place.compare()
+    assert any("vault_app_secret_key_fallbacks[0].key" in mistake for mistake in outcome.mistakes), found
+
+
 @pytest.mark.parametrize("state", ["next", "former"])
 def test_how_far_a_rotation_is_is_no_difference(place, state):
     """One environment has rotated the passwords of its database, or is about to, and its CA; the other has not."""
@@ -408,6 +416,12 @@ def test_how_far_a_rotation_is_is_no_difference(place, state):
             values |= {"vault_app_database_alternate": True} if state != "next" else {}
             values |= {f"vault_app_database_password_{state}": f"c{secret}"}
             values |= {"vault_pki_ca_key_next": f"e{secret}"} if state == "next" else {"vault_pki_ca_former": ["0A"]}
+            values |= {f"vault_backup_{kind}_pass_{state}": f"f{kind}{secret}" for kind in ("files", "database")}
+            values |= {"vault_app_secret_key_fallbacks": [{"key": f"g{secret}", "until": "2026-03-16", "rotation": "replaced"}, {"key": f"h{secret}", "until": "2026-02-16"}]}
+            values |= {"vault_app_deploy_key_next": f"i{secret}"} if state == "next" else {}
+        elif state == "former":
+            # Both have rotated on one day.
+            values |= {"vault_app_secret_key_fallbacks": [{"key": f"g{secret}", "until": "2026-03-16", "rotation": "replaced"}]}
         place.vault(name, **values)
     outcome, found = place.compare()
     assert not outcome.mistakes and not [each for each in outcome.differences if each.verdict == environment_parity.WRONG], found

@@ -28,6 +28,8 @@ def test_an_update_under_load(lab, patch, browse, table) -> None:
     assert "Security updates: redoubt-drill 1.0 to 1.1." in told and patch.version() == "1.0"
     assert not re.search(r"changed=0 ", done.stdout), "it says that nothing would be done"
     old = {unit: patch.main_pid(unit) for unit in ("drill-loaded.service", "nginx.service")}
+    patch.begin("drill-ends.service")
+    ends = patch.main_pid("drill-ends.service")
     live = patch.host.check_output(f"readlink /srv/{patch.name}/live")
     patch.host.check_output("touch /run/reboot-required; echo linux-image-drill >/run/reboot-required.pkgs")
     with Load(lambda: browse(lab.web), f"https://{values['app_domains'][0]}", values["vault_app_admin_password"]) as under:
@@ -39,9 +41,11 @@ def test_an_update_under_load(lab, patch, browse, table) -> None:
     assert patch.version() == "1.1" and "Installed: redoubt-drill 1.0 to 1.1." in told, told
     assert not under.failed, under.failed[:10]
     assert len(under.answers) / (under.ended - under.started) >= 40 and under.written, "too little load to show anything"
-    # Each was replaced in its own way, and nothing has the old library any more.
+    # Each was replaced in its own way, and nothing has the old library any more but what was not cut off.
     assert patch.host.check_output(f"readlink /srv/{patch.name}/live") != live
     assert {unit: patch.main_pid(unit) for unit in old}.items().isdisjoint(old.items())
+    assert patch.main_pid("drill-ends.service") == ends and "begin them again: drill-ends.service." in told, told
+    patch.host.check_output("systemctl stop drill-ends.service")
     assert patch.old_code() == ""
     assert "Known vulnerabilities: before 2, of which an update mends 1; now 1, of which an update mends 0." in told, told
     assert "Waits for a boot: linux-image-drill asked for it. Run this with" in told, told

@@ -71,13 +71,18 @@ class Patch:
         self.host.check_output(f"sh <<'SETUP'\nPOSTINST='{postinst}'\n{REPOSITORY}\nSETUP")
         for unit in self.units:
             self.host.check_output(f"mkdir -p /run/systemd/system/{unit}.d && printf '{LOADED}' >/run/systemd/system/{unit}.d/drill.conf".replace("\n", "\\n"))
-        self.host.check_output("systemd-run --quiet --unit=drill-loaded --property=Environment=LD_PRELOAD=/usr/lib/libredoubt-drill.so.1 sleep infinity; "
-                               "systemctl daemon-reload")
+        self.host.check_output(f"printf '{LOADED}ExecStart=/bin/sleep infinity\n' >/run/systemd/system/drill-loaded.service; ".replace("\n", "\\n")
+                               + "systemctl daemon-reload; systemctl start drill-loaded.service")
         self.again()
+
+    def begin(self, unit: str) -> None:
+        """What runs to its end, as a backup does, and takes long for it."""
+        self.host.check_output(f"systemd-run --quiet --unit={unit} --service-type=oneshot --no-block --property=Environment=LD_PRELOAD=/usr/lib/libredoubt-drill.so.1 sleep infinity")
 
     def clean_up(self) -> None:
         self.host.check_output(f"umount -q /var/cache/apt/archives; rm -rf {' '.join(f'/run/systemd/system/{unit}.d/drill.conf' for unit in self.units)} "
-                               "/run/reboot-required /var/lib/redoubt/patch-drained; systemctl stop drill-loaded.service; systemctl daemon-reload")
+                               "/run/reboot-required /var/lib/redoubt/patch-drained; systemctl stop drill-loaded.service drill-ends.service; "
+                               "rm -f /run/systemd/system/drill-loaded.service; systemctl daemon-reload")
         self.again()
         self.host.check_output("rm -rf /etc/apt/sources.list.d/drill.list /etc/apt/preferences.d/drill /srv/drill; dpkg --force-all --purge redoubt-drill; apt-get -q update")
 

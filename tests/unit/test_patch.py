@@ -151,11 +151,41 @@ NEEDRESTART-SESS: root @ session #1
 
 @pytest.mark.parametrize(("status", "reboot"), [(0, ""), (1, ""), (2, "kernel 6.1.0-18-amd64 runs, and 6.1.0-20-amd64 is installed"), (3, "kernel 6.1.0-18-amd64 runs, and 6.1.0-20-amd64 is installed")])
 def test_what_needrestart_says(patch, status, reboot):
-    assert patch.old_code(BATCH.format(status=status), "notes") == {
-        "restart": ["nginx.service", "notes-worker.service"], "web": True, "waiting": ["dbus.service", "getty@tty1.service", "user@1000.service"], "reboot": reboot}
+    assert patch.old_code(BATCH.format(status=status), "notes", set) == {
+        "restart": [], "web": True, "waiting": ["dbus.service", "getty@tty1.service", "user@1000.service"], "ending": ["nginx.service", "notes-worker.service"], "reboot": reboot}
     # On a host that serves nothing they are units like others.
-    assert "notes@green.service" in patch.old_code(BATCH.format(status=1), "")["restart"]
-    assert not patch.old_code("NEEDRESTART-VER: 3.6\nNEEDRESTART-SVC: notes-green.service\n", "notes")["web"]
+    assert "notes@green.service" in patch.old_code(BATCH.format(status=1), "", none)["restart"]
+    assert not patch.old_code("NEEDRESTART-VER: 3.6\nNEEDRESTART-SVC: notes-green.service\n", "notes", none)["web"]
+
+
+def none(units):
+    return set()
+
+
+def test_what_runs_to_its_end_is_not_cut_off_and_begun_again(patch, monkeypatch):
+    shown = ("Id=notes-prune.service\nType=oneshot\nTransient=no\n\nId=notes-build-4711.service\nType=exec\nTransient=yes\n\n"
+             "Id=nginx.service\nType=forking\nTransient=no\n")
+    units = ("nginx", "notes-build-4711", "notes-prune")
+    batch = "NEEDRESTART-VER: 3.6\n" + "".join(f"NEEDRESTART-SVC: {unit}.service\n" for unit in units)
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    asked = answers(monkeypatch, patch, needrestart=batch, systemctl=shown)
+    found = patch.services("notes")
+    assert (found["restart"], found["ending"]) == (["nginx.service"], ["notes-build-4711.service", "notes-prune.service"])
+    assert asked[-1][-3:] == [f"{unit}.service" for unit in units]
+    # What systemd does not tell of is not restarted on a guess either.
+    answers(monkeypatch, patch, needrestart=batch, systemctl="fails")
+    with pytest.raises(patch.Stopped, match="systemctl does not say what kind of units they are"):
+        patch.services("notes")
+
+
+def test_a_restart_that_has_no_end_is_a_sentence(patch, monkeypatch, capsys):
+    def run(*words, **_):
+        raise subprocess.TimeoutExpired(words, 3600)
+
+    monkeypatch.setattr(patch, "run", run)
+    monkeypatch.setattr(sys, "argv", ["patch", "restart", "slow.service"])
+    assert patch.main() == 0
+    assert json.loads(capsys.readouterr().out)["stopped"] == "`systemctl restart slow.service` has not ended within 60 minutes."
 
 
 def test_what_is_restarted_in_which_order(patch, monkeypatch):

@@ -40,7 +40,7 @@ class ActionModule(ActionBase):
             answer = {"stopped": "notes@blue.service has failed."}
         elif step == "look":
             pending = [{"name": "bash", "from": "1", "to": "2"}] if state("pending").exists() else []
-            answer = {"pending": pending, "held": [], "restart": [], "web": False, "waiting": [], "reboot": "", "cves": {"known": 0, "mended": 0}}
+            answer = {"pending": pending, "held": [], "restart": [], "web": False, "waiting": [], "ending": [], "reboot": "", "cves": {"known": 0, "mended": 0}}
         elif step == "install":
             state("pending").unlink()
             if state("hurts").exists():

@@ -24,7 +24,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 TOOLS = "/usr/local/lib/redoubt"
@@ -35,8 +35,8 @@ OUT = "/var/lib/redoubt/patch-drained"
 MEGABYTE = 1 << 20
 # Beside what the packages themselves take: logs, dpkg's own copies, a new initrd.
 SPARE = 200 * MEGABYTE
-# What a restart would hang up on, or take the way in with it: old until the next boot.
-FOR_A_BOOT = re.compile(r"(dbus|dbus-broker|systemd-logind|networking|NetworkManager|systemd-networkd|wpa_supplicant)\.service|(serial-|console-)?getty@.*|user@.*")
+# What a restart would hang up on, take the way in with it, or do a second time: old until the next boot.
+FOR_A_BOOT = re.compile(r"(dbus|dbus-broker|systemd-logind|networking|NetworkManager|systemd-networkd|wpa_supplicant|rc-local)\.service|(serial-|console-)?getty@.*|user@.*")
 
 
 class Stopped(Exception):
@@ -223,8 +223,13 @@ def install(seconds: float) -> list[str]:
 # --- What runs old code ----------------------------------------------------------------------------------------------
 
 
-def old_code(text: str, app: str) -> dict:
-    """What `needrestart -b` says: units to restart, whether the web processes are among them, and what waits for a boot."""
+def ending(units: Iterable[dict[str, str]]) -> set[str]:
+    """Of units as `systemctl show` prints them, what runs to its end: a backup, a scheduled command, a step of a deploy. A restart would cut it off, and begin it again."""
+    return {unit["Id"] for unit in units if unit.get("Type") == "oneshot" or unit.get("Transient") == "yes"}
+
+
+def old_code(text: str, app: str, ends: Callable[[list[str]], set[str]]) -> dict:
+    """What `needrestart -b` says: units to restart, whether the web processes are among them, what waits for a boot, and what for its own end."""
     fields = [line.split(": ", 1) for line in text.splitlines() if line.startswith("NEEDRESTART-") and ": " in line]
     values = dict(fields)
     units = sorted({value.strip() for key, value in fields if key == "NEEDRESTART-SVC"})
@@ -232,17 +237,28 @@ def old_code(text: str, app: str) -> dict:
     reboot = ""
     if values.get("NEEDRESTART-KSTA", "0").strip() in ("2", "3"):
         reboot = f"kernel {values.get('NEEDRESTART-KCUR', '?')} runs, and {values.get('NEEDRESTART-KEXP', '?')} is installed"
-    return {"restart": [unit for unit in units if not FOR_A_BOOT.fullmatch(unit) and not web.fullmatch(unit)], "web": any(map(web.fullmatch, units)),
-            "waiting": [unit for unit in units if FOR_A_BOOT.fullmatch(unit)], "reboot": reboot}
+    others = [unit for unit in units if not FOR_A_BOOT.fullmatch(unit) and not web.fullmatch(unit)]
+    to_its_end = ends(others)
+    return {"restart": [unit for unit in others if unit not in to_its_end], "web": any(map(web.fullmatch, units)),
+            "waiting": [unit for unit in units if FOR_A_BOOT.fullmatch(unit)], "ending": sorted(to_its_end), "reboot": reboot}
 
 
 def services(app: str) -> dict:
     if not shutil.which("needrestart"):
-        return {**old_code("", app), "restart_unknown": "needrestart is not installed yet; a run without --check does that"}
+        return {**old_code("", app, lambda units: set()), "restart_unknown": "needrestart is not installed yet; a run without --check does that"}
     answer = run("needrestart", "-b", timeout=300)
     if answer.returncode or "NEEDRESTART-VER" not in answer.stdout:
         raise Stopped(f"needrestart does not say what runs old code: {last_line(answer.stdout, answer.stderr)}. Run `needrestart -b` on the host")
-    found = old_code(answer.stdout, app)
+
+    def ends(units: list[str]) -> set[str]:
+        if not units:
+            return set()
+        answer = run("systemctl", "show", "--property=Id,Type,Transient", *units)
+        if answer.returncode:
+            raise Stopped(f"systemctl does not say what kind of units they are that run old code: {last_line(answer.stderr)}")
+        return ending(shown(answer.stdout))
+
+    found = old_code(answer.stdout, app, ends)
     if not found["reboot"] and os.path.exists("/run/reboot-required"):
         asked = Path("/run/reboot-required.pkgs")
         names = sorted(set(asked.read_text().split())) if asked.exists() else []
@@ -363,6 +379,8 @@ def main() -> int:
             Path(OUT).unlink(missing_ok=True)
     except Stopped as error:
         answer = {"stopped": f"{error}."}
+    except subprocess.TimeoutExpired as error:
+        answer = {"stopped": f"`{' '.join(error.cmd)}` has not ended within {error.timeout / 60:.0f} minutes."}
     print(json.dumps({**answer, "drained": os.path.exists(OUT)}))
     return 0
 

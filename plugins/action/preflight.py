@@ -32,9 +32,9 @@ class ActionModule(ActionBase):
 
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
-        _, arguments = self.validate_argument_spec({"facts": {"type": "bool", "default": False}, "replaces": {"type": "str", "default": ""}})
-        self.replaces = arguments["replaces"]
-        mistakes = self.platforms(task_vars) if arguments["facts"] else self.inventory(task_vars)
+        _, arguments = self.validate_argument_spec({"facts": {"type": "bool", "default": False}, "replaces": {"type": "str", "default": ""}, "only": {"type": "str", "default": ""}})
+        self.replaces, self.only = arguments["replaces"], arguments["only"]
+        mistakes = self.platforms(task_vars) if arguments["facts"] else self.alone(task_vars) if self.only else self.inventory(task_vars)
         result["changed"] = False
         if len(mistakes) == 1:
             result.update(failed=True, msg=mistakes[0])
@@ -60,6 +60,17 @@ class ActionModule(ActionBase):
                 mistakes.append(f"{host} {sentence}.")
         groups = task_vars["groups"]
         return mistakes or [f"{sentence}." for sentence in (*contract.check_backup_platforms(groups, majors), *contract.check_postgres(groups, majors, packages))]
+
+    # --- One role ----------------------------------------------------------------------------------------------------
+
+    def alone(self, task_vars: dict) -> list[str]:
+        """What one role is told, where the rest of the inventory may be half edited."""
+        report, shared, roles = Report(task_vars["ansible_play_hosts_all"]), Shared(), {self.only: self.load_roles()[self.only]}
+        for host in report.hosts:
+            checked = HostCheck(self, task_vars, host, [], roles, shared)
+            for problem in checked.stated():
+                report.add(f"{problem.name} {problem.sentence}", host, checked.place(problem))
+        return report.sentences()
 
     # --- The inventory -----------------------------------------------------------------------------------------------
 
@@ -244,7 +255,7 @@ class HostCheck:
         self.raw = action.host_vars(task_vars, host)
         self.replaces = action.replaces
         authority = contract.is_fleet(task_vars["groups"]) or self.raw.get("app_admin_client_ca") == "environment"
-        self.roles = {name: role for name, role in roles.items() if name in contract.roles_of(groups, authority, *(bool(task_vars["groups"].get(name)) for name in ("backups", "logs")))}
+        self.roles = roles if action.only else {name: role for name, role in roles.items() if name in contract.roles_of(groups, authority, *(bool(task_vars["groups"].get(name)) for name in ("backups", "logs")))}
         self.all_roles = roles
         self.options = {key: spec for role in self.roles.values() for key, spec in role["specs"]["main"].get("options", {}).items()}
         self.defaults = {key: value for role in roles.values() for key, value in role["defaults"].items()}
@@ -256,7 +267,7 @@ class HostCheck:
         self.failed: dict[str, list[AnsibleError]] = {}
         self.meant: set[str] = set()  # what misspelt variables seem to stand for
         self.said: set[str] = set()  # values that a rule has complained of
-        wanted = [*self.options, *CONNECTION, *(name for name in self.raw if name.startswith("vault_"))]
+        wanted = [*self.options, *(() if action.only else (*CONNECTION, *(name for name in self.raw if name.startswith("vault_"))))]
         for name in wanted:
             if name in self.available:
                 value, errors = shared.once(name, self.available, self.render)

@@ -23,6 +23,11 @@ options:
       - The secret that this run replaces. That it ends soon is then no mistake, but the reason.
     type: str
     default: ""
+  only:
+    description:
+      - A role. Its own variables alone are compared, with the types that it wants and for names that it does not know, whatever else the inventory says.
+    type: str
+    default: ""
 attributes:
   check_mode:
     support: full

@@ -75,7 +75,7 @@ def test_a_host_that_is_not_well_stops_the_run(lab, patch) -> None:
 def test_an_update_that_leaves_a_host_ill_stops_the_run(lab, patch) -> None:
     """Half a minute with what makes and removes the package."""
     with patch.illness():
-        done, told = patch.run("-e", "patch_health_timeout=5")
+        done, told = patch.run("-e", '{"patch_health_timeout": 5}')
     assert done.returncode != 0 and f"{lab.web} is not done: drill-ill.service has failed. The run ends here; mend that" in told, told
 
 
@@ -84,7 +84,7 @@ def test_what_stands_in_the_way_is_one_sentence(patch) -> None:
     """Each is a run of the playbook."""
     holding = "exec python3 -c 'import fcntl, time; f = open(\"/var/lib/dpkg/lock-frontend\", \"r+\"); fcntl.lockf(f, fcntl.LOCK_EX); time.sleep({seconds})'"
     patch.host.check_output(f"systemd-run --quiet --unit=drill-holds sh -c {subprocess.list2cmdline([holding.format(seconds=120)])}")
-    done, told = patch.run("-e", "patch_lock_timeout=2")
+    done, told = patch.run("-e", '{"patch_lock_timeout": 2}')
     patch.host.check_output("systemctl stop drill-holds.service")
     assert done.returncode != 0 and re.search(r"was not touched: python3 \(process \d+\) has had the lock /var/lib/dpkg/lock-frontend for 2 seconds \(patch_lock_timeout\)", told), told
 

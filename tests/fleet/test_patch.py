@@ -109,7 +109,7 @@ def test_a_first_host_that_becomes_ill_stays_out_of_the_list_until_a_run_finds_i
     (database,) = lab.groups["db"]
     with Load(balancer.browser, site, lab.vars(lab.web)["vault_app_admin_password"]) as load:
         with patches[first].illness():
-            done, told = run(lab, balancer, "--extra-vars", "patch_health_timeout=5")
+            done, told = run(lab, balancer, "--extra-vars", '{"patch_health_timeout": 5}')
             assert done.returncode != 0
             assert (f"{first} is not done: drill-ill.service has failed. It stays out of the load balancer's list. The run ends here, before {second} and {database}; "
                     "mend that, and run playbooks/patch.yml again") in told, told

@@ -65,12 +65,12 @@ class Roll:
         (folder / "roles/patch/tasks/tools.yml").write_text("---\n- ansible.builtin.meta: noop\n")
         (folder / "action_plugins").mkdir()
         (folder / "action_plugins/asked.py").write_text(COMMAND)
-        play, = yaml.safe_load((ROOT / "playbooks/patch.yml").read_text())
+        first, play = yaml.safe_load((ROOT / "playbooks/patch.yml").read_text())
         role = play["tasks"].pop()
         assert role["ansible.builtin.import_role"].pop("name") == "redoubt.django.patch"
         role["ansible.builtin.import_role"]["name"] = "patch"
         play["tasks"] = [role]
-        (folder / "patch.yml").write_text(yaml.safe_dump([play]))
+        (folder / "patch.yml").write_text(yaml.safe_dump([first, play]))
         # Not in the order that they are to be patched in.
         hosts = ("db1", "app1", "app2")
         self.touch(*(f"{name}.pending" for name in hosts))
@@ -100,7 +100,7 @@ def roll(tmp_path) -> Roll:
 
 
 def test_the_order_is_the_inventory_s_within_who_serves_nobody_who_serves_and_whom_they_ask():
-    play, = yaml.safe_load((ROOT / "playbooks/patch.yml").read_text())
+    _, play = yaml.safe_load((ROOT / "playbooks/patch.yml").read_text())
 
     def order(**groups):
         return Templar(loader=DataLoader(), variables={"groups": groups}).template(trust_as_template(play["hosts"]))
@@ -114,7 +114,7 @@ def test_the_order_is_the_inventory_s_within_who_serves_nobody_who_serves_and_wh
 
 def test_a_host_that_became_ill_stays_out_of_the_list_and_comes_back_in_the_run_that_finds_it_well(roll):
     (roll.folder / "app1.hurts").write_text("app1")
-    code, words, changes = roll.run("-e", "patch_health_timeout=1")
+    code, words, changes = roll.run("-e", '{"patch_health_timeout": 1}')
     assert code == 2 and ("app1 is not done: notes@blue.service has failed. It stays out of the load balancer's list. The run ends here, before app2 and db1; "
                           "mend that, and run playbooks/patch.yml again") in words, words
     assert changes == ["leave app1", "off app1", "install app1"]
@@ -135,6 +135,18 @@ def test_a_host_for_which_nobody_stands_in_does_not_leave_and_comes_back_all_the
     assert code == 2 and ("app1 was not touched: no other web host takes its visitors meanwhile (app2: notes@blue.service has failed). "
                           "The run ends here, before app2; mend that") in words, words
     assert changes == ["on app1", "back app1"]
+
+
+@pytest.mark.parametrize(("told", "sentence"), [
+    ("patch_reboot=false", "patch_reboot is the text 'false' but must be true or false: remove the quotes"),
+    ("patch_drain_comand=x", "patch_drain_comand is no variable of this kit: did you mean patch_drain_command?"),
+    ('{"patch_health_timeout": "5m"}', "patch_health_timeout is a text ('5m'), but must be a whole number"),
+])
+def test_what_it_does_not_understand_it_does_not_do(roll, told, sentence):
+    code, words, changes = roll.run("-e", told)
+    assert code == 2 and sentence in words and changes == [], words
+    # Whatever else the inventory has.
+    assert "app_name" not in words
 
 
 WELL = {"item": "app2", "rc": 0, "stdout": '{"drained": false}'}

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
@@ -35,6 +36,7 @@ class ActionModule(ActionBase):
             "session_age": {"type": "int", "default": 0},
             "guard": {"type": "str", "default": "enforce"},
             "guard_skip": {"type": "list", "elements": "str", "default": []},
+            "patience": {"type": "str", "default": "0"},
             "after": {"type": "str", "choices": list(rotation_database.STEPS), "default": "begin"},
         })
         if args["secret"] not in SECRETS:
@@ -43,6 +45,12 @@ class ActionModule(ActionBase):
                                     f"is in {rotation.PAGE}.")
         if args["secret"] in rotation_database.SECRETS and not contract.is_fleet(task_vars["groups"]):
             raise AnsibleActionFail(f"secret={args['secret']} {rotation_database.ONE_HOST}.")
+        if not re.fullmatch(r"[0-9]+", args["patience"]):
+            raise AnsibleActionFail(f"patience is {args['patience']!r}, which is no number of seconds: give one (`-e patience=3600`), or 0 to wait for nothing.")
+        try:
+            self.everywhere(args, task_vars)
+        except secret_store.Unusable as error:
+            raise AnsibleActionFail(str(error)) from None
         if args["step"] == "look":
             return {"changed": False}
         sources = inventory_sources(task_vars)
@@ -53,10 +61,6 @@ class ActionModule(ActionBase):
             if args["step"] == "read":
                 return {"changed": False, "vault": self.read(vault.document, args)}
             value = str(vault.document.values[SECRETS[args["secret"]]])
-            if args["secret"] in rotation_passphrase.SECRETS:
-                rotation_passphrase.everywhere(task_vars, SECRETS[args["secret"]], vault.name)
-            else:
-                self.everywhere(task_vars)
             if args["step"] == "begin":
                 self.usable(args, task_vars, value, vault.name)
             step = take(vault.document, args, folder_of(sources).name, self._task.check_mode)
@@ -80,7 +84,6 @@ class ActionModule(ActionBase):
             if self._task.check_mode:
                 rotation_authority.take(found, args["after"], *rest)
             return {"changed": False, "vault": rotation_authority.values(found)}
-        rotation_authority.everywhere(task_vars)
         if args["step"] == "begin":
             rotation_authority.usable(found, task_vars)
         step = rotation_authority.take(found, args["step"], *rest)
@@ -98,12 +101,20 @@ class ActionModule(ActionBase):
         return rotation_database.values(document)
 
     @staticmethod
-    def everywhere(task_vars: dict) -> None:
-        """A host that is left out would go on with the old value, and throw out whoever comes with the new one."""
-        missing = [host for host in task_vars["groups"].get("web", []) if host not in task_vars["ansible_play_hosts"]]
-        if missing:
-            raise secret_store.Unusable(f"{contract.listed(missing)} {'is' if len(missing) == 1 else 'are'} left out of this run or did not answer, and would go on with "
-                                        "the old value alone: run this for all hosts of web, when they answer.")
+    def everywhere(args: dict, task_vars: dict) -> None:
+        """Whoever takes part does: a host that is left out would go on with the old value, and throw out whoever comes with the new one."""
+        secret, step, groups = args["secret"], args["step"], task_vars["groups"]
+        # Until it is asked, a host that does not answer is one that does.
+        present = task_vars["ansible_play_hosts_all" if step == "look" else "ansible_play_hosts"]
+        if secret in rotation_authority.SECRETS:
+            rotation.everybody(groups["all"], present, "go on to trust the old CA alone", "all hosts")
+        elif secret in rotation_passphrase.SECRETS:
+            rotation.everybody(rotation.of(groups, *rotation_passphrase.GROUPS), present, "go on with the old passphrase", "all hosts of backups, web and db")
+        # Once it is made, the web hosts and the database's have plays of their own.
+        elif secret in rotation_database.SECRETS and step in ("look", "begin"):
+            rotation.everybody(rotation.of(groups, "web", "db"), present, "not know the new password", "all hosts of web and db")
+        else:
+            rotation.everybody(groups.get("web", []), present, "go on with the old value alone", "all hosts of web")
 
     @staticmethod
     def usable(args: dict, task_vars: dict, value: str, file: str) -> None:

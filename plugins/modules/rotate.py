@@ -39,6 +39,10 @@ options:
     type: list
     elements: str
     default: []
+  patience:
+    description: Seconds that a run waits for what began with the old one, as C(-e patience) has them. O(step=look) refuses what is no number.
+    type: str
+    default: "0"
   after:
     description: Of O(step=read), the step that it comes after. In check mode, in which none has been taken, it is told as if it had.
     type: str

@@ -50,6 +50,19 @@ def vault_with(name: str, sources: t.Iterable[str], keys: list) -> Vault:
     raise Unusable(f"{name} is in no vault of this inventory, so there is no place to put another one: see {PAGE}, «By hand».")
 
 
+def of(groups: dict[str, list[str]], *names: str) -> list[str]:
+    """The hosts of these groups, each once."""
+    return list(dict.fromkeys(host for name in names for host in groups.get(name, [])))
+
+
+def everybody(hosts: t.Iterable[str], present: t.Collection[str], otherwise: str, wanted: str) -> None:
+    """Refuse what some of these hosts would not take part in."""
+    missing = [host for host in hosts if host not in present]
+    if missing:
+        raise Unusable(f"{contract.listed(missing)} {'is' if len(missing) == 1 else 'are'} left out of this run or did not answer, and would {otherwise}: "
+                       f"run this for {wanted}, when they answer.")
+
+
 def public_half(key: str) -> str:
     data = key.strip().encode() + b"\n"
     load = serialization.load_ssh_private_key if b"OPENSSH" in data else serialization.load_pem_private_key

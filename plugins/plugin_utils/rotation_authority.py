@@ -152,14 +152,6 @@ def administrators(task_vars: dict) -> list[dict]:
     return known.get("app_admin_certificates") or [] if known.get("app_admin_client_ca") == "environment" else []
 
 
-def everywhere(task_vars: dict) -> None:
-    """Every host takes part: one that does not would believe none of the others."""
-    missing = [host for host in task_vars["groups"]["all"] if host not in task_vars["ansible_play_hosts"]]
-    if missing:
-        raise Unusable(f"{contract.listed(missing)} {'is' if len(missing) == 1 else 'are'} left out of this run or did not answer, and would go on to trust the old CA alone: "
-                       "run this for all hosts, when they answer.")
-
-
 def usable(found: Authorities, task_vars: dict) -> None:
     """Every host takes both from these files."""
     for host in task_vars["groups"]["all"]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import datetime
 
-from ansible_collections.redoubt.django.plugins.plugin_utils import contract, secret_store
+from ansible_collections.redoubt.django.plugins.plugin_utils import rotation, secret_store
 from ansible_collections.redoubt.django.plugins.plugin_utils.rotation import Step
 from ansible_collections.redoubt.django.plugins.plugin_utils.secret_store import Document, Unusable
 
 SECRETS = {"backup_files_pass": "vault_backup_files_pass", "backup_database_pass": "vault_backup_database_pass"}
+GROUPS = ("backups", "web", "db")
 NEXT, FORMER = "_next", "_former"
 
 
@@ -55,24 +56,12 @@ def take(document: Document, secret: str, step: str, today: datetime.date, check
     return done
 
 
-def concerned(groups: dict) -> list[str]:
-    return list(dict.fromkeys([*groups.get("backups", []), *groups.get("web", []), *groups.get("db", [])]))
-
-
-def everywhere(task_vars: dict, name: str, file: str) -> None:
-    """Every host that takes the passphrase takes part."""
-    if not task_vars["groups"].get("backups"):
-        raise Unusable(f"No host keeps backups, so nothing opens with {name}: take it out of {file}, or put a host into the group backups.")
-    missing = [host for host in concerned(task_vars["groups"]) if host not in task_vars["ansible_play_hosts"]]
-    if missing:
-        raise Unusable(f"{contract.listed(missing)} {'is' if len(missing) == 1 else 'are'} left out of this run or did not answer, and would go on with the old "
-                       "passphrase: run this for all hosts of backups, web and db, when they answer.")
-
-
 def usable(task_vars: dict, secret: str, value: str, file: str) -> None:
     """Every host takes it from the vault: that of this run is still as it was when it began."""
+    if not task_vars["groups"].get("backups"):
+        raise Unusable(f"No host keeps backups, so nothing opens with {SECRETS[secret]}: take it out of {file}, or put a host into the group backups.")
     name, variable = SECRETS[secret], f"app_{secret}"
-    for host in concerned(task_vars["groups"]):
+    for host in rotation.of(task_vars["groups"], *GROUPS):
         known = task_vars["hostvars"][host]
         if str(known.get(variable, known.get(name))).strip() != value.strip():
             raise Unusable(f"{variable} of {host} is not {name} of {file}, so another one there would change nothing: let it be \"{{{{ {name} }}}}\".")

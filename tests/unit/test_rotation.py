@@ -195,6 +195,13 @@ class Rotation(Place):
         return self.play(self.folder / "play.yml", "-i", "inventories/staging", "--vault-id", f"staging@{CLIENT}", *arguments)
 
 
+    def whole(self, *arguments):
+        """The playbook itself, as far as it goes without hosts."""
+        key = "ssh-ed25519 " + rotation.public_half(secret_store.deploy_key("x")[0]).split()[1]
+        values = {"app_domains": ["our-site.net"], "base_admins": [{"name": "alice", "keys": [key]}]}
+        return self.play("rotate.yml", "-i", "inventories/staging", "--vault-id", f"staging@{CLIENT}", "-e", json.dumps(values), *arguments)
+
+
 @pytest.fixture
 def place(tmp_path):
     found = Rotation(tmp_path)
@@ -241,6 +248,40 @@ def test_a_host_that_is_left_out(place):
     main.write_text(yaml.safe_dump(hosts))
     answer = place.rotate("-e", "secret=app_secret_key", "--limit", "app2")
     assert answer.returncode != 0 and "app1 is left out of this run or did not answer" in answer.words, answer.text
+
+
+@pytest.mark.parametrize(("secret", "limit", "sentence"), [
+    ("app_secret_key", "store1", "app1 is left out of this run or did not answer, and would go on with the old value alone: run this for all hosts of web"),
+    ("app_deploy_key", "store1", "app1 is left out"),
+    ("backup_files_pass", "app1", "store1 is left out of this run or did not answer, and would go on with the old passphrase"),
+    ("pki_ca_key", "store1", "app1 is left out of this run or did not answer, and would go on to trust the old CA alone"),
+])
+def test_a_limit_that_leaves_out_everybody_concerned_does_not_end_green(place, secret, limit, sentence):
+    before = place.vault("staging").read_bytes()
+    answer = place.whole("-e", f"secret={secret}", "--limit", limit)
+    assert answer.returncode != 0 and sentence in answer.words, answer.text
+    assert place.vault("staging").read_bytes() == before
+
+
+def test_a_patience_that_is_no_number_is_not_none(place):
+    answer = place.whole("-e", "secret=pki_ca_key", "-e", "patience=10h")
+    assert answer.returncode != 0 and "patience is '10h', which is no number of seconds: give one (`-e patience=3600`), or 0 to wait for nothing" in answer.words, answer.text
+
+
+def test_a_database_that_is_left_out_or_silent_is_refused_before_the_vault_is_written(place):
+    main = place.inventories / "staging/hosts.yml"
+    hosts = yaml.safe_load(main.read_text())
+    hosts["all"]["hosts"]["db1"] = {"ansible_host": "203.0.113.13"}
+    hosts["all"]["children"]["db"]["hosts"] = {"db1": None}
+    main.write_text(yaml.safe_dump(hosts))
+    assert place.secrets("staging").returncode == 0
+    before = place.vault("staging").read_bytes()
+    answer = place.whole("-e", "secret=app_database_password", "--limit", "web")
+    assert answer.returncode != 0 and "db1 is left out of this run or did not answer, and would not know the new password: run this for all hosts of web and db" in answer.words, answer.text
+    # Neither answers here: both are asked before anything is made.
+    answer = place.whole("-e", "secret=app_database_password", "-e", '{"ansible_connection": "local", "ansible_python_interpreter": "/nonexistent"}')
+    assert answer.returncode != 0 and "Read which packages and units the hosts have" in answer.text and "fatal: [db1]" in answer.text, answer.text
+    assert place.vault("staging").read_bytes() == before
 
 
 def test_a_check_says_it_and_a_run_shows_no_value(place):

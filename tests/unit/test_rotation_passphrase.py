@@ -12,7 +12,7 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "collections"))
 
-from ansible_collections.redoubt.django.plugins.plugin_utils import rotation_passphrase, secret_store
+from ansible_collections.redoubt.django.plugins.plugin_utils import rotation, rotation_passphrase, secret_store
 from test_rotation import place  # noqa: F401 (fixture)
 from test_secrets import shown
 
@@ -68,8 +68,8 @@ GROUPS = {"web": ["app1"], "db": ["app1"], "backups": ["store1"]}
 
 def ask(hosts=("app1", "store1"), groups=GROUPS, **known):
     hostvars = {host: {NAME: OLD, **known} for host in ("app1", "store1")}
-    found = {"groups": groups, "ansible_play_hosts": hosts, "hostvars": hostvars}
-    rotation_passphrase.everywhere(found, NAME, "vault.yml")
+    found = {"groups": groups, "hostvars": hostvars}
+    rotation.everybody(rotation.of(groups, *rotation_passphrase.GROUPS), hosts, "go on with the old passphrase", "all hosts of backups, web and db")
     rotation_passphrase.usable(found, "backup_files_pass", OLD, "vault.yml")
 
 

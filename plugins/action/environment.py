@@ -47,7 +47,8 @@ class ActionModule(ActionBase):
 
     def _make(self, name: str, example: Path, place: Path, check: bool) -> dict:
         keys, kept = self._keys(name)
-        place.parent.mkdir(parents=True, exist_ok=True)
+        if not check:
+            place.parent.mkdir(parents=True, exist_ok=True)
         # A dot in front: no other inventory, and gone again when anything goes wrong.
         pending = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=None if check else place.parent))
         try:

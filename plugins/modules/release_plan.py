@@ -78,6 +78,10 @@ held:
   description: Since when, and by whom, the release is held back by a rollback; empty when it is not.
   returned: always
   type: str
+outdated:
+  description: Whether the release is held back and what serves has begun with another environment than the one that is configured now.
+  returned: always
+  type: bool
 setup:
   description: Whether a first release has been set up on this host, or on another one that it shares a database with.
   returned: always
@@ -165,7 +169,7 @@ def main() -> None:
     text = read(module.params["app"])
     if not text and module.check_mode:
         module.exit_json(changed=False, release="pending", commit="pending", build=True, migrate=True, activate=True, live="",
-                         idle="blue", fingerprint="", held="", setup=False, uv=False)
+                         idle="blue", fingerprint="", held="", outdated=False, setup=False, uv=False)
     if not text:
         module.fail_json(msg=f"There is no {module.params['app']} on this host: nothing has been deployed here yet. Run playbooks/site.yml first.")
     app = json.loads(text)
@@ -174,7 +178,7 @@ def main() -> None:
         if (wanted["source"], wanted["repo"]) != (app["source"], app["repo"]):
             # The key and the servers that go with another address are not on the host yet, so it cannot be asked.
             module.exit_json(changed=False, release="pending", commit="pending", build=True, migrate=True, activate=True, live="",
-                             idle="blue", fingerprint="", held="", setup=False, uv=False)
+                             idle="blue", fingerprint="", held="", outdated=False, setup=False, uv=False)
         app = wanted
     commit = resolve(module, app)
     # What is in a release makes it another one; how it is named, judged, put in service and kept does not.
@@ -196,6 +200,7 @@ def main() -> None:
     module.exit_json(
         changed=False, release=release, commit=commit, live=live, idle="green" if live == "blue" else "blue",
         fingerprint=digest.hexdigest(), held=f"{rolled_back['since']} by {rolled_back['who']}" if held else "",
+        outdated=held and bool(live) and (read(f"{app['config']}/env") != read(f"{root}/live/env") or (module.check_mode and module.params["config_changed"])),
         build=not held and not os.path.exists(f"{root}/releases/{release}/manifest.json"),
         setup=os.path.exists(f"{home}/setup"),
         # Where a release was pruned, what was done for it counts no more.

@@ -1504,6 +1504,10 @@ def check_addresses(groups: dict[str, list[str]], rendered: dict[str, dict]) -> 
     for host in sorted({*groups.get("web", []), *groups.get("db", []), *groups.get("backups", []), *groups.get("logs", [])}):
         if host in known and not known[host]:
             yield f"base_addresses of {host} is empty and its ansible_host no address, but other hosts must reach it: list the addresses they know it by."
+    for address in dict.fromkeys(address for addresses in known.values() for address in addresses):
+        hosts = sorted(host for host, addresses in known.items() if address in addresses)
+        if len(hosts) > 1:
+            yield f"{address} is an address of {listed(hosts)} (base_addresses, or else ansible_host), so that others would take one for the other: give each its own."
 
 
 def leaves(value: t.Any) -> t.Iterator[str]:

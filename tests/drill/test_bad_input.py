@@ -70,7 +70,7 @@ def test_misspelt_variable_is_refused_before_the_first_change(deploy, still_serv
     done = deploy({"app_domain": ["app1.test"]}, play=SITE)
     assert done.returncode == 2, done.stdout
     assert "app_domain is no variable of this kit: did you mean app_domains?" in " ".join(done.stdout.split())
-    assert "Gathering Facts" not in done.stdout
+    assert "Read which packages and units" not in done.stdout
 
 
 def test_vault_that_does_not_open_is_named(lab, still_serves, tmp_path: Path) -> None:

@@ -80,7 +80,8 @@ def test_what_is_here_with_other_packages_is_not_what_was_tried():
 def play(folder, *arguments, inventory=ROOT / "inventories/demo"):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("REDOUBT_", "ANSIBLE_", "XDG_"))}
     environment |= {"HOME": str(folder), "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "ANSIBLE_HOME": str(folder / "ansible"),
-                    "PATH": f"{pathlib.Path(sys.executable).parent}:/usr/bin:/bin"}
+                    # Without the folder that ansible-playbook is in: it may be called by its path.
+                    "PATH": "/usr/bin:/bin"}
     command = ["ansible-playbook", "-i", inventory, "-e", f"inventories={folder}", *arguments, ROOT / "playbooks/promote.yml"]
     done = subprocess.run([pathlib.Path(sys.executable).with_name(command[0]), *command[1:]], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120)
     return done.returncode, " ".join((done.stdout + done.stderr).split())
@@ -97,16 +98,18 @@ def test_an_environment_that_cannot_be_asked(tmp_path):
     (tmp_path / "nobody.yml").write_text("db: {hosts: {app1: {}}}\n")
     code, words = play(tmp_path, "-e", f"from={ROOT}/inventories/demo", inventory=tmp_path / "nobody.yml")
     assert code == 2 and "This inventory has no host in the group web: name the environment that is promoted to, `-i inventories/production`." in words
+    # The hosts that it is promoted to are all left out.
+    code, words = play(tmp_path, "-e", f"from={ROOT}/inventories/demo", "--limit", "store1")
+    assert code == 2 and "`--limit store1` leaves out app1, and nothing would be done: run this with one of them, or without it." in words
     # Its password is nowhere.
-    (tmp_path / "staging").mkdir()
+    (tmp_path / "staging/group_vars/all").mkdir(parents=True)
     (tmp_path / "staging/hosts.yml").write_text("web: {hosts: {app1: {ansible_connection: local, ansible_become: false}}}\n")
+    (tmp_path / "staging/group_vars/all/vault.yml").write_text("$ANSIBLE_VAULT;1.2;AES256;staging\n61\n")
     code, words = play(tmp_path, "-e", "from=staging")
-    assert code == 2 and "staging does not say what it serves: " in words and "vault" in words
-    # And a host of it that nothing was deployed to.
-    (tmp_path / ".config/redoubt").mkdir(parents=True)
-    (tmp_path / ".config/redoubt/vault-staging").write_text("four words that open it")
-    (tmp_path / ".config/redoubt/vault-staging").chmod(0o600)
-    (tmp_path / "staging/group_vars").mkdir()
-    (tmp_path / "staging/group_vars/all.yml").write_text("app_name: nothinghere\n")
-    code, words = play(tmp_path, "-e", "from=staging")
-    assert code == 2 and "staging does not say what it serves: " in words and "There is no /etc/nothinghere/release.json on this host: nothing has been deployed here yet." in words
+    assert code == 2 and "staging does not say what it serves: " in words and "Nothing here has the password of the vault staging" in words, words
+    # And a host of it that nothing was deployed to, where the secrets are kept in no vault; its folder with the slash that a shell completes.
+    (tmp_path / "staging/group_vars/all/vault.yml").unlink()
+    (tmp_path / "staging/group_vars/all/main.yml").write_text("app_name: nothinghere\n")
+    for name in ("staging", f"{tmp_path}/staging/"):
+        code, words = play(tmp_path, "-e", f"from={name}")
+        assert code == 2 and "staging does not say what it serves: " in words and "There is no /etc/nothinghere/release.json on this host: nothing has been deployed here yet." in words, words

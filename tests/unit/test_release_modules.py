@@ -301,9 +301,14 @@ def test_a_release_that_was_rolled_back_from_is_held_back(machine, plan) -> None
     (machine.home / "held.json").write_text(json.dumps({"releases": ["another", release], "since": "2030-05-17T10:00:00Z", "who": "ada@desk"}))
     answer = plan()
     assert (todo(answer), answer["held"], answer["live"]) == ("", "2030-05-17T10:00:00Z by ada@desk", "green")
+    # A secret that is another one since then is not what serves has.
+    (machine.root / "colours/green/env").write_bytes((machine.config / "env").read_bytes())
+    assert plan()["outdated"] is False and plan(check=True, config_changed=True)["outdated"] is True
+    (machine.config / "env").write_text("SMTP_PASSWORD=new\n")
+    assert plan()["outdated"] is True and todo(plan()) == ""
     # On purpose it is put in service again, and another version is not held back.
     answer = plan(held="deploy")
-    assert (todo(answer), answer["held"]) == ("activate", "")
+    assert (todo(answer), answer["held"], answer["outdated"]) == ("activate", "", False)
     machine.app["version"] = "1.1"
     assert (todo(plan()), plan()["held"]) == ("build migrate activate", "")
 

@@ -470,6 +470,8 @@ def test_an_environment_from_nothing(place):
 
 
 def test_what_would_be_made(place):
+    answer = place.new("staging", "--check", "-e", f"inventories={place.folder}/nowhere/deep")
+    assert answer.returncode == 0 and not (place.folder / "nowhere").exists(), answer.text
     answer = place.new("staging", "--check")
     assert answer.returncode == 0 and "Would make: vault_pki_ca_key" in answer.words and not list(place.inventories.iterdir()) and not place.home.exists()
     place.example("staging")
@@ -718,6 +720,14 @@ def test_a_vault_of_another_environment_is_refused(place):
     answer = place.play("secrets.yml", "-i", "inventories/production", "--vault-id", f"staging@{CLIENT}")
     assert answer.returncode != 0 and "is the vault of 'staging' by its first line, but this environment is 'production'" in answer.words
     assert place.vault("production").read_bytes() == place.vault("staging").read_bytes()
+
+
+def test_a_limit_that_leaves_this_machine_out_does_not_end_green(place):
+    place.example("staging")
+    for playbook in ("secrets.yml", "parity.yml", "environment.yml"):
+        answer = place.play(playbook, "-i", "inventories/staging", "--limit", "app1")
+        assert answer.returncode != 0 and "`--limit app1` leaves out localhost, and nothing would be done: run this without it." in answer.words, answer.text
+    assert not place.vault("staging").exists()
 
 
 def test_variables_in_one_file_are_not_hidden_by_a_folder(place):

@@ -563,6 +563,24 @@ def test_days_are_compressed_and_removed(tmp_path: Path) -> None:
     assert gzip.decompress((folder / "2026-11-26.jsonl.gz").read_bytes()) == days["2026-11-26"] + b"later\n"
 
 
+def test_on_a_file_system_of_its_own_the_store_has_a_folder_that_is_no_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is root's alone, as mkfs makes it."""
+    listed = Path.iterdir
+
+    def iterdir(folder: Path) -> Iterator[Path]:
+        if folder.name == "lost+found":
+            raise PermissionError(folder)
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    for name in ("app1", "lost+found"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "app1/2026-11-24.jsonl").write_bytes(b"{}\n")
+    assert set(store.room(tmp_path, 50)[0]) == {"app1"}
+    assert store.keep(tmp_path, 4, datetime.date(2026, 11, 26)) == ["Compressed app1/2026-11-24.jsonl."]
+    forward.Forwarder(tmp_path, tmp_path / "positions.json", {})
+
+
 def test_positions_that_cannot_be_written_cost_copies_and_nothing_else(world: World) -> None:
     """As on a full disk: what is acknowledged is removed all the same, and the connection stays."""
     world.start("server")

@@ -406,6 +406,19 @@ def test_bad_input_is_told_in_one_sentence(ask, words: list[str], sentence: str)
     assert ask.told.count("\n") == 1
 
 
+def test_what_a_file_system_of_its_own_has_beside_the_hosts_is_no_host(store, ask, monkeypatch) -> None:
+    (store / "lost+found").mkdir()
+    listed = Path.iterdir
+
+    def iterdir(folder):
+        if folder.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert len(objects(ask("show", "--json"))) == 24
+
+
 def test_a_host_that_keeps_no_logs_says_who_does(program, tmp_path, capsys) -> None:
     assert program.main(["show", "--store", str(tmp_path / "none")]) == 2
     assert "logs are kept on the host in the group logs" in capsys.readouterr().err

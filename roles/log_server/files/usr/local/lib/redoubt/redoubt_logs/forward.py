@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from .records import LEVELS
-from .store import DAY
+from .store import DAY, hosts
 
 READ = 256 << 10
 # Seconds after which what was sent counts as arrived.
@@ -36,14 +36,11 @@ class Forwarder:
             self.settled = {host: (day, offset) for host, (day, offset) in json.loads(state.read_text()).items()}
         except (OSError, ValueError):
             # The first start: from now on.
-            self.settled = {host.name: (days[-1], (host / f"{days[-1]}.jsonl").stat().st_size) for host in self.hosts() if (days := self.days(host))
+            self.settled = {host.name: (days[-1], (host / f"{days[-1]}.jsonl").stat().st_size) for host in hosts(self.root) if (days := self.days(host))
                             and (host / f"{days[-1]}.jsonl").exists()}
             self.save()
         self.positions = dict(self.settled)
         self.sent: collections.deque[tuple[float, dict[str, Position]]] = collections.deque()
-
-    def hosts(self) -> list[Path]:
-        return sorted(path for path in self.root.iterdir() if path.is_dir())
 
     @staticmethod
     def days(host: Path) -> list[str]:
@@ -87,7 +84,7 @@ class Forwarder:
     def deliver(self, connection: ssl.SSLSocket) -> None:
         while True:
             busy = False
-            for host in self.hosts():
+            for host in hosts(self.root):
                 lines = self.next(host)
                 if lines:
                     connection.sendall(b"".join(map(framed, lines)))

@@ -57,10 +57,14 @@ class Store:
         self.file, self.day = -1, ""
 
 
+def hosts(root: Path) -> list[Path]:
+    """The folders of the hosts. On a file system of its own the store has one that is root's."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink() and path.name != "lost+found")
+
+
 def room(root: Path, percent: float) -> tuple[dict[str, int], int]:
     """Bytes that the logs of each host take, and how many those of one may take: so much of what all of them take and what is free."""
-    taken = {folder.name: sum(path.stat().st_blocks * 512 for path in folder.iterdir())
-             for folder in root.iterdir() if folder.is_dir() and not folder.is_symlink()}
+    taken = {folder.name: sum(path.stat().st_blocks * 512 for path in folder.iterdir()) for folder in hosts(root)}
     disk = os.statvfs(root)
     return taken, int((sum(taken.values()) + disk.f_bavail * disk.f_frsize) * percent / 100)
 
@@ -101,8 +105,8 @@ def keep(root: Path, days: int, today: datetime.date) -> list[str]:
     still be written to, by a connection that began a write before midnight: it is left alone for a day.
     """
     done = []
-    found = [(path, match[1], bool(match[2])) for folder in sorted(root.iterdir()) if folder.is_dir() and not folder.is_symlink()
-             for path in sorted(folder.iterdir()) if (match := DAY.fullmatch(path.name)) and not path.is_symlink()]
+    found = [(path, match[1], bool(match[2])) for folder in hosts(root) for path in sorted(folder.iterdir())
+             if (match := DAY.fullmatch(path.name)) and not path.is_symlink()]
     known = sorted({day for _, day, _ in found})
     for path, day, packed in found:
         age = (today - datetime.date.fromisoformat(day)).days

@@ -506,6 +506,16 @@ def test_follow_alone_tells_nothing_of_the_past(store, follower) -> None:
     assert json.loads(process.stdout.readline())["message"] == "new 1"
 
 
+def test_follow_goes_on_when_a_clock_was_ahead(store, follower) -> None:
+    append(store / "app1/2027-05-01.jsonl", written(1))
+    process = follower("show", "--dataset", "django", "--since", "2026-03-03T00:00Z")
+    assert json.loads(process.stdout.readline())["message"] == "new 1"
+    time.sleep(1.2)
+    for day, number in (("2026-03-03", 2), ("2027-05-01", 3), ("2026-03-04", 4)):
+        append(store / f"app1/{day}.jsonl", written(number))
+        assert json.loads(process.stdout.readline())["message"] == f"new {number}"
+
+
 def test_who_has_seen_enough_sees_no_traceback(store, follower) -> None:
     process = follower("show", "--since", "2026-03-01T00:00Z")
     process.stdout.readline()

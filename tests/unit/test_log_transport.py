@@ -667,6 +667,104 @@ def test_records_are_sent_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert {(message["priority"], message["name"]) for message in collector.messages} == {(11, "a_b")}
 
 
+class Sent:
+    """What a forwarder would send; it may be started again."""
+
+    def __init__(self, base: Path) -> None:
+        self.root, self.state = base / "store", base / "positions.json"
+        (self.root / "app1").mkdir(parents=True)
+        self.count = 0
+
+    def start(self) -> None:
+        self.forwarder = forward.Forwarder(self.root, self.state, {})
+
+    def write(self, day: str, count: int = 1, text: str = "") -> list[int]:
+        with (self.root / f"app1/{day}.jsonl").open("a") as sink:
+            for number in range(self.count, self.count + count):
+                sink.write(json.dumps({"@timestamp": "2026-11-26T20:44:45.123456Z", "host.name": "app1", "message": f"{number} {text}"}) + "\n")
+        self.count += count
+        return list(range(self.count - count, self.count))
+
+    def next(self) -> list[int]:
+        """All that there is, which has arrived."""
+        found = []
+        for _ in range(200):
+            sent = b"".join(map(forward.framed, self.forwarder.next(self.root / "app1")))
+            found += [int(number) for number in re.findall(rb'"message": "(\d+) ', sent)]
+        self.forwarder.settled = dict(self.forwarder.positions)
+        self.forwarder.save()
+        return found
+
+
+@pytest.fixture
+def sent(tmp_path: Path) -> Sent:
+    return Sent(tmp_path)
+
+
+def test_a_clock_that_was_wrong_keeps_no_record_from_being_sent_on(sent: Sent) -> None:
+    sent.start()
+    for day in ("2026-11-26", "2027-05-01", "2026-11-26", "1970-01-01", "2027-05-01", "2026-11-27"):
+        written = sent.write(day)
+        assert sent.next() == written, day
+    for day in ("1970-01-01", "2026-11-26"):
+        store.compress(sent.root / f"app1/{day}.jsonl")
+    assert sent.next() == []
+    # And while it is not there.
+    written = sent.write("2026-11-28", 3) + sent.write("2026-11-29", 3)
+    store.compress(sent.root / "app1/2026-11-28.jsonl")
+    sent.start()
+    assert sent.next() == written
+    sent.start()
+    assert sent.next() == []
+
+
+def test_what_was_sent_on_by_the_first_day_and_its_offset_is_not_sent_again(sent: Sent) -> None:
+    for day in ("2026-11-24", "2026-11-25", "2026-11-26"):
+        sent.write(day, 2)
+    for day in ("2026-11-24", "2026-11-25"):
+        store.compress(sent.root / f"app1/{day}.jsonl")
+    sent.state.write_text(json.dumps({"app1": ["2026-11-26", (sent.root / "app1/2026-11-26.jsonl").stat().st_size // 2]}))
+    sent.start()
+    assert sent.next() == [5]
+
+
+def test_nothing_of_a_host_is_sent_on_that_was_there_before(sent: Sent) -> None:
+    for day in ("2026-11-22", "2026-11-23"):
+        sent.write(day, 2)
+        store.compress(sent.root / f"app1/{day}.jsonl")
+    sent.start()
+    assert sent.next() == []
+    written = sent.write("2026-11-28", 2)
+    assert sent.next() == written
+    assert json.loads(sent.state.read_text()).keys() == {"app1"}
+
+
+def test_a_clock_that_was_ahead_makes_no_host_talk_and_no_collector_take(world: World) -> None:
+    world.server_settings |= {"forward": {"host": "siem.test", "port": 6514, "ca": ""}, "hosts": {"app1": {"app": "", "zone": "Etc/UTC"}}}
+    config, positions, folder = world.base / "server.json", world.base / "positions.json", world.store / "app1"
+    config.write_text(json.dumps(world.server_settings))
+    folder.mkdir()
+
+    def watch() -> str:
+        environment = {**os.environ, "REDOUBT_LOG_SERVER_CONFIG": str(config), "STATE_DIRECTORY": str(world.base)}
+        return subprocess.run([SERVER, "watch"], env=environment, capture_output=True, text=True, check=False).stdout.strip()
+
+    def touch(path: Path, hours: float) -> None:
+        path.touch()
+        os.utime(path, (time.time() + hours * 3600,) * 2)
+
+    touch(positions, 0)
+    assert watch() == "app1 has never sent a log record."
+    touch(folder / "2099-01-01.jsonl", 1000)
+    assert watch() == "app1 has sent no log record since this host's clock was set back."
+    touch(folder / "2026-11-26.jsonl", -5)
+    assert watch() == "app1 has sent no log record for 5 hours."
+    touch(folder / "2026-11-27.jsonl", -1)
+    assert watch() == ""
+    touch(positions, 1000)
+    assert "siem.test has taken no log record" in watch()
+
+
 def test_another_collector_than_the_one_that_is_meant_is_told_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

@@ -24,8 +24,9 @@ READ = 256 << 10
 SETTLED = 10
 SILENCE = 30
 PAUSES = (1, 2, 5, 10, 30)
-# Where a host's records are sent from: day and offset.
-Position = tuple[str, int]
+# Up to where each day of a host has been sent: an offset, or None where all of a day was that is compressed. Of those the last is named: what is
+# compressed and of an earlier day was sent before.
+Position = dict[str, int | None]
 
 
 class Forwarder:
@@ -33,18 +34,15 @@ class Forwarder:
         self.root, self.state, self.target = root, state, target
         self.said = ""
         try:
-            self.settled = {host: (day, offset) for host, (day, offset) in json.loads(state.read_text()).items()}
+            # It was one day and its offset before.
+            self.settled = {host: dict(found if isinstance(found, dict) else [found]) for host, found in json.loads(state.read_text()).items()}
         except (OSError, ValueError):
             # The first start: from now on.
-            self.settled = {host.name: (days[-1], (host / f"{days[-1]}.jsonl").stat().st_size) for host in hosts(self.root) if (days := self.days(host))
-                            and (host / f"{days[-1]}.jsonl").exists()}
+            self.settled = {host.name: pruned({day: None if packed else (host / f"{day}.jsonl").stat().st_size for day, packed in days(host).items()})
+                            for host in hosts(root)}
             self.save()
         self.positions = dict(self.settled)
         self.sent: collections.deque[tuple[float, dict[str, Position]]] = collections.deque()
-
-    @staticmethod
-    def days(host: Path) -> list[str]:
-        return sorted({found[1] for path in host.iterdir() if (found := DAY.fullmatch(path.name))})
 
     def save(self) -> None:
         fresh = self.state.with_suffix(".new")
@@ -110,20 +108,38 @@ class Forwarder:
             connection.settimeout(SILENCE)
 
     def next(self, host: Path) -> list[bytes]:
-        """A host's next records that are whole."""
-        day, offset = self.positions.get(host.name, ("", 0))
-        days = [found for found in self.days(host) if found >= day]
-        if not days:
-            return []
-        if days[0] != day:
-            # Its first day, or one that was removed meanwhile.
-            day, offset = days[0], 0
-        data = read(host, day, offset)
-        end = data.rfind(b"\n") + 1
-        self.positions[host.name] = (day, offset + end)
-        if not end and len(days) > 1:
-            self.positions[host.name] = (days[1], 0)
-        return data[:end].splitlines()
+        """A host's next records that are whole: the oldest first, but whatever day they are of, since the clock may have been wrong."""
+        found = days(host)
+        sent = {day: offset for day, offset in self.positions.get(host.name, {}).items() if offset is None or day in found}
+        last = max((day for day, offset in sent.items() if offset is None), default=min(sent, default=""))
+        lines: list[bytes] = []
+        for day, packed in found.items():
+            offset = sent.get(day, None if packed and day < last else 0)
+            if offset is None:
+                continue
+            data = read(host, day, offset)
+            end = data.rfind(b"\n") + 1
+            sent[day] = offset + end if end or not packed else None
+            if end:
+                lines = data[:end].splitlines()
+                break
+        self.positions[host.name] = pruned(sent)
+        return lines
+
+
+def days(host: Path) -> dict[str, bool]:
+    """The days of a host in their order, and whether each is compressed."""
+    found: dict[str, bool] = {}
+    for path in host.iterdir():
+        if match := DAY.fullmatch(path.name):
+            found[match[1]] = bool(match[2]) and found.get(match[1], True)
+    return dict(sorted(found.items()))
+
+
+def pruned(sent: Position) -> Position:
+    """Of the days that are compressed and sent, only the last."""
+    last = max((day for day, offset in sent.items() if offset is None), default="")
+    return {day: offset for day, offset in sent.items() if offset is not None or day == last}
 
 
 def read(host: Path, day: str, offset: int) -> bytes:

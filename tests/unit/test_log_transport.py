@@ -8,6 +8,7 @@ import datetime
 import gzip
 import json
 import os
+import random
 import re
 import resource
 import signal
@@ -689,8 +690,7 @@ class Sent:
         """All that there is, which has arrived."""
         found = []
         for _ in range(200):
-            sent = b"".join(map(forward.framed, self.forwarder.next(self.root / "app1")))
-            found += [int(number) for number in re.findall(rb'"message": "(\d+) ', sent)]
+            found += [int(number) for number in re.findall(rb'"message": "(\d+) ', b"".join(self.forwarder.next(self.root / "app1")))]
         self.forwarder.settled = dict(self.forwarder.positions)
         self.forwarder.save()
         return found
@@ -737,6 +737,55 @@ def test_nothing_of_a_host_is_sent_on_that_was_there_before(sent: Sent) -> None:
     written = sent.write("2026-11-28", 2)
     assert sent.next() == written
     assert json.loads(sent.state.read_text()).keys() == {"app1"}
+
+
+def test_damage_is_left_out_and_said_and_the_rest_is_sent_on(sent: Sent, capsys: pytest.CaptureFixture) -> None:
+    sent.start()
+    day = sent.root / "app1/2026-11-26.jsonl"
+    sent.write(day.stem)
+    with day.open("ab") as sink:
+        sink.write(b'{"half": \n\xff\xfe\n[]\n{}\n{"@timestamp": 5, "host.name": "app1"}\n' + b'{"a":' * 5000 + b"\n" + b"\0" * 64)
+    sent.write(day.stem)
+    with day.open("ab") as sink:
+        sink.write(b"x" * 3 * forward.READ + b"\n" + b"\0" * 2 * forward.READ)
+    sent.write(day.stem)
+    # The end of one that is still being written.
+    with day.open("ab") as sink:
+        sink.write(b'{"half": ')
+    sent.write("2026-11-27")
+    assert sent.next() == [0, 1, 2, 3]
+    assert "<4>6 damaged lines of app1/2026-11-26.jsonl left out of what is sent on.\n" in capsys.readouterr().out
+
+
+def test_a_day_whose_end_is_missing_is_sent_on_as_far_as_it_goes(sent: Sent, capsys: pytest.CaptureFixture) -> None:
+    sent.start()
+    for name, day in (("cut", "2026-11-24"), ("overwritten", "2026-11-25"), ("no gzip", "2026-11-26")):
+        path = sent.root / f"app1/{day}.jsonl"
+        written = sent.write(day, 5000, str(random.Random(day).random()) * 5)
+        store.compress(path)
+        packed = path.with_name(f"{path.name}.gz")
+        whole = packed.read_bytes()
+        middle = len(whole) // 2
+        packed.write_bytes({"cut": whole[:middle], "overwritten": whole[:middle] + b"\xff" * 100 + whole[middle + 100 :], "no gzip": b"x" + whole}[name])
+        following = sent.write("2026-11-27")
+        found = sent.next()
+        assert found[-1:] == following and found[:1000] == (following if name == "no gzip" else written[:1000]), name
+        assert f"<4>app1/{day}.jsonl.gz could not be read to its end (" in capsys.readouterr().out, name
+
+
+def test_a_compressed_day_is_unpacked_once(sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each piece by itself would be all before it as well."""
+    sent.start()
+    written = sent.write("2026-11-24", 20_000, "x" * 200)
+    store.compress(sent.root / "app1/2026-11-24.jsonl")
+    opened = []
+    real = gzip.open
+    monkeypatch.setattr(gzip, "open", lambda *words: opened.append(words) or real(*words))
+    assert sent.next() == written
+    assert len(opened) == 1
+    # What has not arrived is sent again.
+    sent.forwarder.positions = {"app1": {"2026-11-24": 0}}
+    assert sent.next() == written
 
 
 def test_a_clock_that_was_ahead_makes_no_host_talk_and_no_collector_take(world: World) -> None:

@@ -14,11 +14,13 @@ import re
 import socket
 import ssl
 import time
+import zlib
 from pathlib import Path
 
 from .records import LEVELS
 from .store import DAY, hosts
 
+# Bytes that are read at once: more than any record has.
 READ = 256 << 10
 # Seconds after which what was sent counts as arrived.
 SETTLED = 10
@@ -42,6 +44,8 @@ class Forwarder:
                             for host in hosts(root)}
             self.save()
         self.positions = dict(self.settled)
+        # Of each host the compressed day that is being read: where it is, what was read of it last and from where, and the rest of it, if there is more.
+        self.open: dict[str, tuple[Path, int, bytes, gzip.GzipFile | None]] = {}
         self.sent: collections.deque[tuple[float, dict[str, Position]]] = collections.deque()
 
     def save(self) -> None:
@@ -83,9 +87,9 @@ class Forwarder:
         while True:
             busy = False
             for host in hosts(self.root):
-                lines = self.next(host)
-                if lines:
-                    connection.sendall(b"".join(map(framed, lines)))
+                messages = self.next(host)
+                if messages:
+                    connection.sendall(b"".join(messages))
                     busy = True
             now = time.monotonic()
             if not self.sent or now - self.sent[-1][0] >= 1:
@@ -112,19 +116,55 @@ class Forwarder:
         found = days(host)
         sent = {day: offset for day, offset in self.positions.get(host.name, {}).items() if offset is None or day in found}
         last = max((day for day, offset in sent.items() if offset is None), default=min(sent, default=""))
-        lines: list[bytes] = []
+        messages: list[bytes] = []
         for day, packed in found.items():
             offset = sent.get(day, None if packed and day < last else 0)
             if offset is None:
                 continue
-            data = read(host, day, offset)
-            end = data.rfind(b"\n") + 1
+            data = self.read(host, day, offset)
+            # More than a record without an end is damaged.
+            end = data.rfind(b"\n") + 1 or len(data) // READ * READ
             sent[day] = offset + end if end or not packed else None
             if end:
                 lines = data[:end].splitlines()
+                messages = [message for line in lines if (message := framed(line))]
+                if left := len(lines) - len(messages):
+                    self.say(f"<4>{left} damaged {'line' if left == 1 else 'lines'} of {host.name}/{day}.jsonl left out of what is sent on.")
                 break
         self.positions[host.name] = pruned(sent)
-        return lines
+        return messages
+
+    def read(self, host: Path, day: str, offset: int) -> bytes:
+        """Part of a day, whether it is compressed or not: it may become so at any moment."""
+        for _ in range(2):
+            with contextlib.suppress(FileNotFoundError), (host / f"{day}.jsonl").open("rb") as source:
+                source.seek(offset)
+                return source.read(READ)
+            with contextlib.suppress(FileNotFoundError):
+                return self.unpacked(host / f"{day}.jsonl.gz", offset)
+        return b""
+
+    def unpacked(self, path: Path, offset: int) -> bytes:
+        """Part of a compressed day. It stays open, since to seek in it is to read all that is before."""
+        known, start, data, source = self.open.pop(path.parent.name, (None, 0, b"", None))
+        try:
+            if known == path and start <= offset <= start + len(data):
+                data = data[offset - start :]
+            else:
+                if source:
+                    source.close()
+                data, source = b"", gzip.open(path, "rb")  # noqa: SIM115 (the next call reads on)
+                source.seek(offset)
+            while source and len(data) < READ:
+                if piece := source.read1(READ - len(data)):
+                    data += piece
+                else:
+                    source = source.close()
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            self.say(f"<4>{path.parent.name}/{path.name} could not be read to its end ({error}): what came before is sent on.")
+            source = source.close()
+        self.open[path.parent.name] = (path, offset, data, source)
+        return data
 
 
 def days(host: Path) -> dict[str, bool]:
@@ -142,23 +182,16 @@ def pruned(sent: Position) -> Position:
     return {day: offset for day, offset in sent.items() if offset is not None or day == last}
 
 
-def read(host: Path, day: str, offset: int) -> bytes:
-    """Part of a day, whether it is compressed or not: it may become so at any moment."""
-    for _ in range(2):
-        with contextlib.suppress(FileNotFoundError), (host / f"{day}.jsonl").open("rb") as source:
-            source.seek(offset)
-            return source.read(READ)
-        with contextlib.suppress(FileNotFoundError), gzip.open(host / f"{day}.jsonl.gz", "rb") as source:
-            source.seek(offset)
-            return source.read(READ)
-    return b""
-
-
 def framed(line: bytes) -> bytes:
-    record = json.loads(line)
-    level = record.get("log.level")
-    priority = 8 + (LEVELS.index(level) if level in LEVELS else 6)
-    name = re.sub("[^!-~]", "_", record.get("service.name") or "-")[:48]
-    message = b"<%d>1 %s %s %s %s - - %s" % (priority, record["@timestamp"].encode(), record["host.name"].encode(), name.encode(),
-                                             str(record.get("process.pid") or "-").encode(), line)
+    """A record as it is sent; nothing where it is damaged. A power cut leaves zeros before the line that comes next."""
+    line = line.strip(b"\0")
+    try:
+        record = json.loads(line)
+        level = record.get("log.level")
+        priority = 8 + (LEVELS.index(level) if level in LEVELS else 6)
+        name = re.sub("[^!-~]", "_", record.get("service.name") or "-")[:48]
+        message = b"<%d>1 %s %s %s %s - - %s" % (priority, record["@timestamp"].encode(), record["host.name"].encode(), name.encode(),
+                                                 str(record.get("process.pid") or "-").encode(), line)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return b""
     return b"%d %s" % (len(message), message)

@@ -11,6 +11,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import socket
 import ssl
@@ -608,6 +609,58 @@ def test_a_day_begins_a_file(tmp_path: Path) -> None:
         kept.write(b"y\n", moment)
     kept.close()
     assert {path.name: path.read_bytes() for path in (tmp_path / "app1").iterdir()} == {"2026-11-26.jsonl": b"x\ny\n", "2026-11-27.jsonl": b"x\ny\n"}
+
+
+def moment(day: int) -> datetime.datetime:
+    return datetime.datetime(2026, 11, day, 12, tzinfo=datetime.UTC)
+
+
+def test_a_day_that_a_host_has_open_is_not_compressed(tmp_path: Path) -> None:
+    """The clock jumps ahead while it says nothing, and back before it goes on."""
+    kept = store.Store(tmp_path / "app1")
+    kept.write(b"before\n", moment(26))
+    assert store.keep(tmp_path, 4, moment(28).date()) == []
+    kept.write(b"after\n", moment(26))
+    assert (tmp_path / "app1/2026-11-26.jsonl").read_bytes() == b"before\nafter\n"
+    kept.close()
+    assert store.keep(tmp_path, 4, moment(28).date()) == ["Compressed app1/2026-11-26.jsonl."]
+    assert [path.name for path in (tmp_path / "app1").iterdir()] == ["2026-11-26.jsonl.gz"]
+
+
+def test_what_comes_for_a_day_that_is_compressed_is_filed_under_the_next_that_is_not(tmp_path: Path) -> None:
+    """A clock was ahead, or is behind: no day has two files, of which only one is read."""
+    folder = tmp_path / "app1"
+    for day in (25, 26):
+        kept = store.Store(folder)
+        kept.write(b"in time\n", moment(day))
+        kept.close()
+    store.keep(tmp_path, 4, moment(28).date())
+    kept = store.Store(folder)
+    for day in (26, 26, 25, 27):
+        kept.write(b"%d\n" % day, moment(day))
+    kept.close()
+    assert {path.name: path.read_bytes() for path in folder.glob("*.jsonl")} == {"2026-11-27.jsonl": b"26\n26\n25\n27\n"}
+
+
+def test_who_opens_a_day_while_it_is_compressed_writes_into_no_removed_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    day = tmp_path / "app1/2026-11-26.jsonl"
+    day.parent.mkdir()
+    day.write_bytes(b"before\n")
+    kept = store.Store(day.parent)
+    writer = threading.Thread(target=kept.write, args=(b"meanwhile\n", moment(26)))
+    real = shutil.copyfileobj
+
+    def slowly(*words: object) -> None:
+        writer.start()
+        writer.join(0.5)
+        real(*words)
+
+    monkeypatch.setattr(shutil, "copyfileobj", slowly)
+    store.keep(tmp_path, 4, moment(28).date())
+    writer.join()
+    kept.close()
+    found = {path.name: gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes() for path in day.parent.iterdir()}
+    assert found == {"2026-11-26.jsonl.gz": b"before\n", "2026-11-27.jsonl": b"meanwhile\n"}
 
 
 class Collector:

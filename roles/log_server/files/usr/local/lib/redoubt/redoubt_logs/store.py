@@ -1,8 +1,13 @@
-"""The files of the store: `<host>/<UTC day of arrival>.jsonl`, earlier days as `.jsonl.gz`."""
+"""The files of the store: `<host>/<UTC day of arrival>.jsonl`, earlier days as `.jsonl.gz`.
+
+A day that is compressed is closed: where a clock was wrong, what comes for it is filed under the next that is not. So where both files of a day are
+there, the one has just become the other.
+"""
 
 from __future__ import annotations
 
 import datetime
+import fcntl
 import gzip
 import os
 import re
@@ -39,8 +44,7 @@ class Store:
     def open(self, day: str) -> None:
         self.close()
         self.folder.mkdir(mode=0o750, exist_ok=True)
-        path = self.folder / f"{day}.jsonl"
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        file = self.unclosed(day)
         # A server that was killed may have left the beginning of a line, which it never acknowledged.
         end = os.lseek(file, 0, os.SEEK_END)
         os.ftruncate(file, whole(file, end))
@@ -50,6 +54,18 @@ class Store:
         finally:
             os.close(folder)
         self.file, self.day = file, day
+
+    def unclosed(self, day: str) -> int:
+        """The file of a day, or of the first after it that is not compressed; it will not be as long as it is open here."""
+        while True:
+            while (self.folder / f"{day}.jsonl.gz").exists():
+                day = (datetime.date.fromisoformat(day) + datetime.timedelta(1)).isoformat()
+            file = os.open(self.folder / f"{day}.jsonl", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+            fcntl.flock(file, fcntl.LOCK_SH)
+            if os.fstat(file).st_nlink:
+                return file
+            # It was just being compressed.
+            os.close(file)
 
     def close(self) -> None:
         if self.file >= 0:
@@ -81,11 +97,16 @@ def whole(file: int, end: int) -> int:
     return 0
 
 
-def compress(path: Path) -> None:
-    """Put a day's file behind what is compressed of it: a clock that was ahead may have closed that day before."""
+def compress(path: Path) -> bool:
+    """Compress a day, unless it is open. Where a crash has left both files, the second comes behind the first: copies are better than a loss."""
     packed = path.with_name(f"{path.name}.gz")
     fresh = path.with_name(f"{path.name}.gz.new")
     with path.open("rb") as source, fresh.open("wb") as sink:
+        try:
+            fcntl.flock(source, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fresh.unlink()
+            return False
         os.fchmod(sink.fileno(), 0o640)
         if packed.exists():
             with packed.open("rb") as before:
@@ -94,8 +115,9 @@ def compress(path: Path) -> None:
             shutil.copyfileobj(source, member, 1 << 20)
         sink.flush()
         os.fsync(sink.fileno())
-    fresh.rename(packed)
-    path.unlink()
+        fresh.rename(packed)
+        path.unlink()
+    return True
 
 
 def keep(root: Path, days: int, today: datetime.date) -> list[str]:
@@ -117,7 +139,6 @@ def keep(root: Path, days: int, today: datetime.date) -> list[str]:
             path.with_name(f"{path.name}.gz.new").unlink(missing_ok=True)
     # What needs room comes after what gives some.
     for path, day, packed in found:
-        if (today - datetime.date.fromisoformat(day)).days > 1 and not packed and path.exists():
-            compress(path)
+        if (today - datetime.date.fromisoformat(day)).days > 1 and not packed and path.exists() and compress(path):
             done.append(f"Compressed {path.parent.name}/{path.name}.")
     return done

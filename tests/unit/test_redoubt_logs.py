@@ -185,6 +185,20 @@ def test_slow_statements_are_counted_by_form_and_without_values(ask) -> None:
     assert "alice" not in text and "it" not in row["statement"]
 
 
+def test_a_value_without_an_end_is_not_shown_and_costs_no_more(program) -> None:
+    slow = program.Slow(None)
+
+    def shape(statement: str) -> str:
+        return slow.row(record("2026-03-01T08:00:00Z", "postgresql", f"duration: 1.0 ms  statement: {statement}"))[-1]
+
+    assert shape("SELECT $a$ secret $b$ it is") == "SELECT ?"
+    assert shape("SELECT $1, 'secret") == "SELECT $?, …"
+    began = time.process_time()
+    for statement in (" ".join(f"$q{number}$" for number in range(4000)), "$a" * 15000, "'" * 32000, "1" * 32000, "$$" * 16000, "1.1" * 10000):
+        assert len(shape(statement)) <= 400
+    assert time.process_time() - began < 0.5
+
+
 def test_deploys(ask) -> None:
     (line,) = ask("deploys").splitlines()[1:]
     assert line.split() == ["2026-03-02T00:00:02.000000Z", "db1", "notes", "ops@desk", "deploy", "v1", "4f1c2d9e8a7b", "failed", "at", "probe", "12.5"]

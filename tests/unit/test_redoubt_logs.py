@@ -193,6 +193,8 @@ def test_a_value_without_an_end_is_not_shown_and_costs_no_more(program) -> None:
 
     assert shape("SELECT $a$ secret $b$ it is") == "SELECT ?"
     assert shape("SELECT $1, 'secret") == "SELECT $?, …"
+    # A backslash means something where the value says so, and only there.
+    assert shape(r"SELECT 'C:\', 'secret'") == shape(r"SELECT E'\'', 'secret'") == "SELECT ?, …"
     began = time.process_time()
     for statement in (" ".join(f"$q{number}$" for number in range(4000)), "$a" * 15000, "'" * 32000, "1" * 32000, "$$" * 16000, "1.1" * 10000):
         assert len(shape(statement)) <= 400

@@ -141,6 +141,28 @@ def test_failed_logins_are_counted_by_address(ask) -> None:
     assert found["203.0.113.8", "ssh"]["accounts"] == "a 198.51.100.7 port 1 [preauth]"
 
 
+CHANGED = "Change of username or service not allowed: "
+
+
+@pytest.mark.parametrize(("name", "reason", "address"), [
+    ("root", CHANGED + "(root,ssh-connection) -> (admin,ssh-connection)", "203.0.113.9"),
+    ("root", "Too many authentication failures", "203.0.113.9"),
+    ("x 198.51.100.7 port 1: Too many authentication failures", "Too many authentication failures", "203.0.113.9"),
+    # The reason is cut after a hundred characters, wherever the visitor wants.
+    ("root", CHANGED + "(root,ssh-connection) -> (xxxxxxxx 198.51.100.7 port 1", "203.0.113.9"),
+    ("root", CHANGED + "(a,) -> (198.51.100.7 port 1: Too many authentication failures", "203.0.113.9"),
+    ("", CHANGED + "(,) -> ( 1.1.1.1 port 1: Too many authentication failures", "-"),
+    (f"x 198.51.100.7 port 1: {CHANGED}(x,", "Too many authentication failures", "-"),
+    (f"x 198.51.100.7 port 1: {CHANGED}(x,s) -> (y", CHANGED + "(x 198.51.100.7 port 1: ", "-"),
+])
+def test_who_is_sent_away_has_failed_under_no_address_but_his_own(store, ask, name: str, reason: str, address: str) -> None:
+    text = f"Disconnecting authenticating user {name} 203.0.113.9 port 4242: {reason} [preauth]"
+    (store / "web9").mkdir()
+    (store / "web9" / f"{DAYS[-1]}.jsonl").write_text(json.dumps(record("2026-03-03T10:00:00.000000Z", "sshd", text)) + "\n")
+    (row,) = objects(ask("logins", "--host", "web9", "--json"))
+    assert (row["address"], row["by"], row["failed"]) == (address, "ssh", 1)
+
+
 def test_who_failed_most_is_first(ask) -> None:
     assert ask("logins").splitlines()[1].split()[:3] == ["203.0.113.9", "site", "3"]
 

@@ -861,6 +861,9 @@ def test_a_clock_that_was_ahead_makes_no_host_talk_and_no_collector_take(world: 
     assert watch() == "app1 has sent no log record since this host's clock was set back."
     touch(folder / "2026-11-26.jsonl", -5)
     assert watch() == "app1 has sent no log record for 5 hours."
+    # To be compressed is no sign of life.
+    store.compress(folder / "2026-11-26.jsonl")
+    assert watch() == "app1 has sent no log record for 5 hours."
     touch(folder / "2026-11-27.jsonl", -1)
     assert watch() == ""
     touch(positions, 1000)

@@ -114,6 +114,8 @@ def compress(path: Path) -> bool:
         with gzip.GzipFile(filename="", fileobj=sink, mode="wb", compresslevel=6, mtime=0) as member:
             shutil.copyfileobj(source, member, 1 << 20)
         sink.flush()
+        # When a host has last said something is when its files were last written.
+        os.utime(sink.fileno(), ns=(os.fstat(source.fileno()).st_mtime_ns,) * 2)
         os.fsync(sink.fileno())
         fresh.rename(packed)
         path.unlink()

@@ -544,6 +544,18 @@ def test_follow_alone_tells_nothing_of_the_past(store, follower) -> None:
     assert json.loads(process.stdout.readline())["message"] == "new 1"
 
 
+def test_half_a_line_that_is_taken_away_makes_nobody_tell_the_day_again(program, tmp_path) -> None:
+    """As the server does when it was killed in the middle of one."""
+    day = tmp_path / "2026-03-03.jsonl"
+    tail = program.Tail(tmp_path, from_start=True)
+    append(day, "one\ntw")
+    assert [line for _, line in tail.read()] == [b"one"]
+    os.truncate(day, 4)
+    assert list(tail.read()) == []
+    append(day, "two\n")
+    assert [line for _, line in tail.read()] == [b"two"]
+
+
 def test_follow_goes_on_when_a_clock_was_ahead(store, follower) -> None:
     append(store / "app1/2027-05-01.jsonl", written(1))
     process = follower("show", "--dataset", "django", "--since", "2026-03-03T00:00Z")

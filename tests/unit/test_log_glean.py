@@ -6,6 +6,7 @@ import gzip
 import importlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -26,9 +27,12 @@ class Host:
         self.log, self.positions, self.spool = base / "log/access.log", base / "positions", base / "spool"
         for folder in (self.log.parent, self.positions, self.spool / "files", base / "state"):
             folder.mkdir(parents=True)
-        (base / "config.json").write_text(json.dumps({"spool": str(self.spool), "state": str(base / "state"), "positions": str(self.positions),
-                                                      "files": [{"path": "/elsewhere/*.log", "dataset": "x"}, {"path": str(self.log), "dataset": "nginx.access"}]}))
+        self.bound(2 << 30)
         self.written = 0
+
+    def bound(self, limit: int) -> None:
+        (self.base / "config.json").write_text(json.dumps({"spool": str(self.spool), "state": str(self.base / "state"), "positions": str(self.positions), "limit": limit,
+                                                           "files": [{"path": "/elsewhere/*.log", "dataset": "x"}, {"path": str(self.log), "dataset": "nginx.access"}]}))
 
     def touch(self, path: Path) -> None:
         self.now += 1
@@ -173,17 +177,17 @@ def test_who_is_killed_reads_again_and_leaves_nothing_out(web, monkeypatch) -> N
     monkeypatch.setattr(module, "PIECE", 200)
     real, calls = module.replace, 0
 
-    def dies(*words: object) -> None:
+    def dies(*words: object, **more: object) -> None:
         nonlocal calls
         calls += 1
         if calls % 2:
             raise KeyboardInterrupt
-        real(*words)
+        real(*words, **more)
 
     monkeypatch.setattr(module, "replace", dies)
     for _ in range(20):
         try:
-            module.Gleaner(module.spools(settings)[module.FILES], web.positions, settings["files"]).run()
+            module.Gleaner(settings).run()
             break
         except KeyboardInterrupt:
             pass
@@ -200,6 +204,57 @@ def test_a_spool_without_room_does_not_keep_rsyslog_from_its_start(web) -> None:
     (web.spool / "files/current").unlink()
     web.glean()
     assert web.lines == list(range(5, 10))
+
+
+def test_a_spool_is_filled_to_its_bound_and_no_further(web, monkeypatch) -> None:
+    """Night after night without the log server, and one piece at a time when it is back."""
+    web.bound(3000)
+    monkeypatch.setattr(module, "PIECE", 1000)
+    settings = json.loads((web.base / "config.json").read_text())
+    current = web.spool / "files/current"
+    web.write(5)
+    web.read()
+    web.write(400)
+    # Halted, and then ended for the night.
+    (note,) = web.positions.iterdir()
+    web.touch(note)
+    arrived: list[int] = []
+    for night in range(100):
+        if night < 3:
+            web.rotate()
+            web.write(30)
+        done = module.Gleaner(settings).run()
+        assert current.stat().st_size < 3000 + 40_000
+        if done:
+            break
+        size = current.stat().st_size
+        assert not module.Gleaner(settings).run() and current.stat().st_size == size
+        arrived += web.lines
+        current.unlink()
+    assert night > 3 and arrived + web.lines == list(range(5, 405 + 60))
+
+
+def test_rsyslog_begins_when_there_is_room(web, monkeypatch) -> None:
+    web.write(5)
+    web.read()
+    web.write(5)
+    web.rotate()
+    current = web.spool / "files/current"
+    current.write_text("x" * 100)
+    web.bound(100)
+    (heard := socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)).bind(str(web.base / "notify"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(web.base / "notify"))
+
+    def room(seconds: float) -> None:
+        # Who starts it does not wait for that.
+        assert seconds == 1 and heard.recv(99) == b"READY=1"
+        current.unlink()
+
+    monkeypatch.setattr(module.time, "sleep", room)
+    begun: list[list[str]] = []
+    monkeypatch.setattr(module.os, "execv", lambda program, words: begun.append([program, *words]))
+    module.read(json.loads((web.base / "config.json").read_text()), ["/usr/sbin/rsyslogd", "-n"])
+    assert begun == [["/usr/sbin/rsyslogd", "/usr/sbin/rsyslogd", "-n"]] and web.lines == list(range(5, 10))
 
 
 @pytest.mark.parametrize(("lines", "doubted"), [(10, False), (70, True), (6000, True), (7000, False)])

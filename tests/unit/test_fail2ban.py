@@ -124,7 +124,7 @@ def escaped(text: str) -> str:
 
 
 def access(status: int, path: str = "/", client: str = A, referer: str = "", agent: str = "curl/8", **values) -> str:
-    found = {**USUAL, "remote_addr": client, "status": str(status), "redoubt_log_path": path, "redoubt_log_referer": referer, "http_user_agent": agent, **values}
+    found = {**USUAL, "remote_addr": client, "status": str(status), "redoubt_log_path": path, "redoubt_log_referer": referer, "redoubt_log_agent": agent, **values}
     return re.sub(r"\$(\w+)", lambda match: escaped(found.get(match[1], "")), FORMAT)
 
 

@@ -224,6 +224,20 @@ def test_the_log_begins_with_what_filters_read():
         assert not re.search(r"\$(request|request_uri|args|query_string|http_referer|http_cookie|arg_\w+)\b", line)
 
 
+def test_a_line_of_the_log_is_never_longer_than_what_is_read_of_one():
+    conf = Rendered(FULL).conf("conf.d/log.conf")
+    # What nginx takes of a header and of the request line (large_client_header_buffers): control characters in headers alone.
+    header, request = "\x01" * 8000, "/" + '"' * 8000
+    longest = {"$http_referer": header, "$http_user_agent": header, "$request_uri": request, "$host": request, "$request_method": "A" * 8000}
+    for directive in conf.all("map"):
+        source, name = directive.words[1:]
+        if source in longest:
+            longest[name] = re.match(directive.block[0].words[0][1:].replace("?<", "?P<"), longest[source])[1]
+    for form in conf.all("log_format"):
+        line = re.sub(r"\$\w+", lambda word: json.dumps(longest.get(word[0], "x" * 200))[1:-1], "".join(form.words[3:]))
+        assert len(json.loads(line)["agent"]) == 1000 and len(line) < 60_000
+
+
 def test_only_posts_to_login_paths_are_counted_by_the_clients_network():
     conf = Rendered(FULL).conf("conf.d/limits.conf")
     maps = {directive.words[2]: directive for directive in conf.all("map")}

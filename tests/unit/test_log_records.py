@@ -40,6 +40,24 @@ def line(dataset: str, message: str) -> dict:
     return kept(json.dumps({"t": WHEN, "l": "5", "in": "imfile", "tag": dataset, "f": "/var/log/x", "m": message}).encode())
 
 
+@pytest.mark.parametrize("letter", ["Ж", "漢", "😀", "\x7f", '"'])
+def test_a_record_whose_text_does_not_fit_has_all_its_other_fields(letter: str) -> None:
+    found = journal(letter * 40_000, id="notes-worker", unit="notes-worker.service", tr="stdout", pid="7", uid="998")
+    assert (found["log.id"], found["user.id"], found["process.pid"], found["systemd.unit"]) == (f"{'a' * 32}:5f0d0", 998, 7, "notes-worker.service")
+    assert found["log.truncated"] and set(found["message"]) == {letter} and len(found) == 12
+    # As much as fits.
+    size = len(json.dumps(letter).replace("\x7f", "\\u007f")) - 2
+    assert len(found["message"]) == records.LONGEST or records.LONGEST_RECORD - 600 < len(found["message"]) * size < records.LONGEST_RECORD
+
+
+def test_a_request_of_long_texts_says_who_asked_and_what_was_answered() -> None:
+    long = "😀" * 2000
+    found = line("nginx.access", json.dumps({"client": "203.0.113.9", "status": "500", "method": "GET", "time": WHEN, "id": "b64d", "host": long, "path": f"/{long}",
+                                             "referer": long, "agent": long}))
+    assert (found["source.ip"], found["http.response.status_code"], found["log.level"], found["http.request.id"]) == ("203.0.113.9", 500, "err", "b64d")
+    assert found["url.path"].startswith("/😀😀") and found["message"].startswith("GET /😀😀")
+
+
 @pytest.mark.parametrize(
     ("more", "dataset", "service"),
     [

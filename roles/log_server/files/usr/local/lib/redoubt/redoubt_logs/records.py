@@ -5,6 +5,7 @@ A host decides what its records say, and nothing else: neither whose they are, n
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import datetime
 import functools
@@ -15,10 +16,12 @@ import zoneinfo
 from typing import Any
 
 LEVELS = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
-# Characters of a message that are kept, and bytes of a whole record as written. A record that is longer all the same loses its other fields.
+# Characters of a message that are kept, and bytes of a whole record as written: of a longer one the message is cut to what fits.
 LONGEST = 32 << 10
 LONGEST_FIELD = 2 << 10
 LONGEST_RECORD = 64 << 10
+# Characters of any other field of a record that would leave its message no room.
+SHORT = 128
 # Numbers beyond these are no measurements, and not every JSON parser reads them.
 LARGEST = 2**53
 
@@ -70,6 +73,11 @@ def text(value: Any, longest: int = LONGEST_FIELD) -> str:
         value = "" if value is None else str(value)
     value = value[:longest]
     return value if value.isascii() else NO_TEXT.sub(shown, value)
+
+
+def encoded(value: Any) -> bytes:
+    """As ASCII, without the one control character that JSON leaves as it is."""
+    return ENCODE(value).encode().replace(b"\x7f", b"\\u007f")
 
 
 def shown(found: re.Match) -> str:
@@ -133,13 +141,16 @@ class Reader:
         record.setdefault("log.level", "info")
         if len(message) > LONGEST:
             record["log.truncated"] = True
-        line = ENCODE(record).encode()
+        line = encoded(record)
         if len(line) > LONGEST_RECORD:
-            kept = ("@timestamp", "host.name", "event.dataset", "service.name", "log.level", "event.ingested")
-            record = {**{name: record[name] for name in kept if name in record}, "message": message[: LONGEST_RECORD // 8], "log.truncated": True}
-            line = ENCODE(record).encode()
-        # The one control character that JSON leaves as it is.
-        return line.replace(b"\x7f", b"\\u007f") + b"\n"
+            record |= {"message": "", "log.truncated": True}
+            if len(encoded(record)) > LONGEST_RECORD // 2:
+                record = {name: text(value, SHORT) if isinstance(value, str) else value for name, value in record.items()} | {"host.name": self.host}
+            room = LONGEST_RECORD - len(encoded(record))
+            # With its quotes, of which an empty one has two as well.
+            record["message"] = message[: bisect.bisect_right(range(1, len(message) + 1), room + 2, key=lambda count: len(encoded(message[:count])))]
+            line = encoded(record)
+        return line + b"\n"
 
     @staticmethod
     def time(value: Any, now: datetime.datetime) -> str:

@@ -69,7 +69,7 @@ def answers(lab):
     if not lab.groups.get("logs"):
         pytest.skip("no host of this inventory receives logs")
     found = Answers(lab)
-    done = lab.playbook("playbooks/logs.yml", "--extra-vars", "since=1s to=/dev/null", "--check")
+    done = lab.playbook("playbooks/logs.yml", "--extra-vars", "since=1s to=span.jsonl", "--check")
     assert done.returncode == 0
     return found
 
@@ -268,7 +268,8 @@ def test_a_span_is_fetched_for_its_reader_alone(answers, lab, tmp_path) -> None:
     assert records and {(each["host.name"], each["event.dataset"]) for each in records} == {(lab.web, "sshd")}
     assert path.stat().st_mode & 0o777 == 0o600
     assert answers.server.run("ls -d /var/tmp/redoubt-logs.*").stdout == ""
-    for values, sentence in ({"since": "10m"}, "Say from when on and into which file"), ({"since": "never", "to": str(path)}, "'never' is no time"), (
-            {"since": "1m", "to": str(path), "host": "app99"}, "no host 'app99' has sent anything; there are: "):
+    other = str(tmp_path / "other.jsonl")
+    for values, sentence in ({"since": "10m"}, "Say from when on and into which file"), ({"since": "never", "to": other}, "'never' is no time"), (
+            {"since": "1m", "to": str(path)}, f"{path} is there already"), ({"since": "1m", "to": other, "host": "app99"}, "no host 'app99' has sent anything; there are: "):
         done = lab.playbook("playbooks/logs.yml", "--extra-vars", json.dumps(values), check=False)
         assert done.returncode != 0 and sentence in re.sub(r"\s+", " ", done.stdout + done.stderr)

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import yaml
 from test_backup_templates import ADDRESSES, Host
+
+ROLE = Path(__file__).parents[2] / "roles/log_server"
 
 GROUPS = {"web": ["app1"], "db": ["app1"], "logs": ["store1"], "backups": ["store1"]}
 FLEET = {"web": ["app1", "app2"], "db": ["db1"], "logs": ["store1"]}
@@ -68,3 +75,30 @@ def test_without_a_log_server_nothing_is_shipped() -> None:
     host = Host("app1", NONE)
     assert (host["site_log_host"], host["site_log_clients"], host["site_log_addresses"]) == ("", [], [])
     assert "8440" not in host.allowed()
+
+
+def test_a_span_is_put_where_its_reader_is_and_over_no_file(tmp_path) -> None:
+    program, play = tmp_path / "program", tmp_path / "playbooks/logs.yml"
+    program.write_text('#!/bin/sh\nwhile [ "$1" != --to ]; do shift; done\necho "{}" >"$2"\n')
+    program.chmod(0o755)
+    play.parent.mkdir()
+    (play.parent / "fetch.yml").write_text((ROLE / "tasks/fetch.yml").read_text().replace("/usr/local/sbin/redoubt-logs", str(program)).replace("/var/tmp", str(tmp_path)))
+    play.write_text(yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, "vars_files": [str(ROLE / "vars/main.yml")],
+                                     "tasks": [{"ansible.builtin.import_tasks": "fetch.yml"}]}]))
+    reader = tmp_path / "reader"
+    reader.mkdir()
+
+    def fetch(to: str) -> subprocess.CompletedProcess:
+        environment = {**os.environ, "ANSIBLE_CONFIG": str(tmp_path / "no.cfg"), "ANSIBLE_PYTHON_INTERPRETER": sys.executable, "HOME": str(tmp_path),
+                       "ANSIBLE_LOCAL_TEMP": str(tmp_path / "ansible"), "ANSIBLE_REMOTE_TEMP": str(tmp_path / "ansible")}
+        command = [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", "-c", "local", "-e", "since=1h", "-e", f"to={to}", play]
+        return subprocess.run(command, cwd=reader, env=environment, capture_output=True, text=True, check=False)
+
+    for to, file in (("span.jsonl", reader / "span.jsonl"), ("~/mine.jsonl", tmp_path / "mine.jsonl")):
+        done = fetch(to)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert file.read_text() == "{}\n" and file.stat().st_mode & 0o777 == 0o600
+        file.write_text("kept")
+        done = fetch(to)
+        assert done.returncode != 0 and f"{file} is there already." in done.stdout + done.stderr and file.read_text() == "kept"
+    assert not list(play.parent.glob("*.jsonl")) and not list(tmp_path.glob("redoubt-logs.*"))

@@ -14,6 +14,8 @@ def forms(value):
     found = {value, json.dumps(value)[1:-1], urllib.parse.quote(value), urllib.parse.quote_plus(value)}
     found |= {json.dumps(form)[1:-1] for form in list(found)}
     raw = {form.encode() for form in found}
+    # As auditd writes an argument that has a blank, and every command line.
+    raw.add(value.encode().hex().upper().encode())
     # Wherever in a longer text it began: base64 of each of three shifts, without the ends that its neighbours change.
     for shift in range(3):
         raw.add(base64.b64encode(b"\0" * shift + value.encode())[4 if shift else 0:-4])

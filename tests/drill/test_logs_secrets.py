@@ -20,7 +20,7 @@ def answers(lab):
 
 def test_the_search_finds_what_is_logged_on_purpose(answers, lab) -> None:
     """In the journal, in a file, compressed, cut in the middle of a block, encoded; and on the log server once it has arrived."""
-    planted = {form: secrets.token_urlsafe(24) + "/+ä" for form in ("journal", "file", "compressed", "encoded", "quoted")}
+    planted = {form: secrets.token_urlsafe(24) + "/+ä" for form in ("journal", "file", "compressed", "encoded", "quoted", "audited")}
     folder = f"/var/log/drill-{secrets.token_hex(4)}"
     script = f"""
 import base64, gzip, os, subprocess, urllib.parse
@@ -29,6 +29,7 @@ subprocess.run(["systemd-cat", "--identifier=drill"], input={planted["journal"]!
 subprocess.run(["systemd-cat", "--identifier=drill"], input=b"{folder[9:]} " + base64.b64encode(b"user:" + {planted["encoded"]!r}.encode()), check=True)
 open({folder!r} + "/file", "wb").write(b"x" * ((1 << 20) - 9) + {planted["file"]!r}.encode())
 open({folder!r} + "/quoted", "w").write("GET /?token=" + urllib.parse.quote({planted["quoted"]!r}, safe=""))
+open({folder!r} + "/audited", "w").write("proctitle=" + (b"login\\0--password=" + {planted["audited"]!r}.encode()).hex().upper())
 gzip.open({folder!r} + "/old.gz", "wb").write(b"x" + {planted["compressed"]!r}.encode())
 """
     logged.at(lab, lab.web, script)
@@ -37,7 +38,7 @@ gzip.open({folder!r} + "/old.gz", "wb").write(b"x" + {planted["compressed"]!r}.e
     finally:
         answers.web.check_output("rm -r %s", folder)
     assert {place.removeprefix(folder): names for place, names in found.items() if place == "journal" or place.startswith(folder)} == {
-        "journal": ["encoded", "journal"], "/file": ["file"], "/quoted": ["quoted"], "/old.gz": ["compressed"]}
+        "journal": ["encoded", "journal"], "/file": ["file"], "/quoted": ["quoted"], "/audited": ["audited"], "/old.gz": ["compressed"]}
     answers.wait("show", "--dataset", "journal", "--text", folder[9:], "--host", lab.web)
     arrived = logged.search(lab, lab.groups["logs"][0], planted)["found"]
     assert [sorted(names) for place, names in arrived.items() if place.startswith(f"/var/log/redoubt/{lab.web}/")] == [["encoded", "journal"]]

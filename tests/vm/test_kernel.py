@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 
+import logged
 import pytest
 
 # What is done as root, over SSH and sudo, and the rule that has to tell of it. MARK is in the name of a file, so that it is this and no other time.
@@ -61,6 +62,17 @@ def test_a_call_is_told_of(answers, key: str) -> None:
     command, text = CALLS[key]
     answers.web.check_output(command)
     told(answers, key, text)
+
+
+def test_no_record_of_the_audit_has_a_secret(answers, lab) -> None:
+    # In a command line, and with a blank, so that all of it is hexadecimal.
+    typed = f"drill {secrets.token_hex(12)}"
+    answers.web.check_output(f"touch '/etc/security/{typed}' && rm '/etc/security/{typed}'")
+    answers.wait("show", "--dataset", "audit", "--host", lab.web, "--text", typed.encode().hex().upper(), seconds=120)
+    wanted = {**logged.vault(lab), "typed": typed}
+    for name, folder in ((lab.web, "/var/log/audit/"), (lab.groups["logs"][0], f"/var/log/redoubt/{lab.web}/")):
+        found = {place: names for place, names in logged.search(lab, name, wanted)["found"].items() if place.startswith(folder)}
+        assert {secret for names in found.values() for secret in names} == {"typed"}, found
 
 
 def test_a_firewalls_drops_are_told_of_and_a_flood_of_them_is_a_sample(answers, lab, stranger) -> None:

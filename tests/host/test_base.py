@@ -155,6 +155,17 @@ def test_the_journal_is_on_disk_and_bounded(host) -> None:
     assert host.file("/var/log/journal").mode == 0o2755
 
 
+def test_log_files_are_looked_at_every_hour_and_bounded(host) -> None:
+    if not host.file("/usr/sbin/logrotate").exists:
+        pytest.skip("no role of this host has files that logrotate rotates")
+    assert "*-*-* *:00:00" in host.check_output("systemctl show --value --property=TimersCalendar logrotate.timer")
+    assert host.service("logrotate.timer").is_running
+    said = host.run("logrotate --debug /etc/logrotate.conf").stderr
+    size = wanted(host.lab, "base", "base_log_file_size")
+    if host.file("/etc/logrotate.d/nginx").exists:
+        assert re.search(rf"rotating pattern: /var/log/nginx/\*\.log.*\n.*log files >= {size} are rotated earlier", said), said
+
+
 def test_a_login_creates_files_that_others_cannot_read(host) -> None:
     assert login(host, "umask").lstrip("0") == wanted(host.lab, "base", "base_umask").lstrip("0")
     # For what sudo installs, others are the services.

@@ -20,7 +20,7 @@ module = importlib.import_module("backup_host").load("redoubt_logs_program", PRO
 
 
 class Host:
-    """A web server's log, rsyslog's notes on it, and logrotate; time passes by a second whenever something is done, and by half a day before a file is put away."""
+    """A web server's log, rsyslog's notes on it, and logrotate; time passes by a second whenever something is done, and by an hour before a file is put away."""
 
     def __init__(self, base: Path) -> None:
         self.base, self.now = base, 1_790_000_000
@@ -53,7 +53,7 @@ class Host:
         self.touch(self.positions / name)
 
     def rotate(self, compress: bool = False) -> None:
-        self.now += 43200
+        self.now += 3500
         for number in (3, 2, 1):
             for suffix in ("", ".gz"):
                 old = self.log.with_name(f"access.log.{number}{suffix}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,26 @@ def test_files_are_read_where_they_are(name, wanted) -> None:
     # One action, and no queue: what is noted as read is written.
     assert text.count("action(") == 1 and 'main_queue(queue.type="Direct")' in text and "queue.filename" not in text
     assert text.count('maxSubmitAtOnce="1"') == len(wanted)
+
+
+def test_log_files_are_bounded_by_size_on_every_host() -> None:
+    for groups in (NONE, GROUPS):
+        host = Host("app1", groups, base_log_file_size=123456)
+        # Before any other file of the folder.
+        assert "\nmaxsize 123456\n" in host.text("base", "etc/logrotate.d/00-redoubt")
+        assert {"OnCalendar=", "OnCalendar=hourly"} <= set(host.text("base", "etc/systemd/system/logrotate.timer.d/50-redoubt.conf").splitlines())
+
+
+def test_of_postgresqls_files_the_newest_stay(tmp_path) -> None:
+    path = "etc/systemd/system/logrotate.service.d/50-redoubt-postgres.conf"
+    (command,) = [line.partition("=-+")[2] for line in Host("app1", GROUPS).text("postgres", path).splitlines() if line.startswith("ExecStartPre=")]
+    words = [word.replace("/var/log/postgresql/json", str(tmp_path)) for word in shlex.split(command)]
+    for number in range(60):
+        (tmp_path / f"{number}.json").touch()
+        os.utime(tmp_path / f"{number}.json", (number, number))
+    for _ in range(2):
+        subprocess.run(words, check=True)
+        assert {int(path.stem) for path in tmp_path.iterdir()} == set(range(10, 60))
 
 
 def test_files_of_the_inventory_are_read_as_well() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from load import Load
 from logged import at
-from test_rotation import Keys, Members, assert_unharmed, changed
+from test_rotation import Keys, Members, assert_unchanged, assert_unharmed
 
 PSQL = (Path(__file__).parent.parent / "psql.py").read_text()
 # Every command line that a host sees, until it is told to stop.
@@ -178,7 +178,8 @@ def test_a_new_database_password_under_load(lab, fleet, keys, login, visitors, c
     shown = {"a run": said + done.stdout + done.stderr, "a command line": command_lines(), "a log": logs(fleet, since)}
     assert [where for where, text in shown.items() if old in text or new in text or "SCRAM-SHA-256$" in text] == []
     # Nothing wakes it up.
-    assert changed(lab.playbook("playbooks/site.yml")) == 0 and asleep(fleet, first)
+    assert_unchanged(lab.playbook("playbooks/site.yml"))
+    assert asleep(fleet, first)
     table("rotation", {**load.row("database password, cut off three times"), "members": len(members.answers), "logged_out": 0})
 
 

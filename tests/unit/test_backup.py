@@ -83,6 +83,7 @@ class Machine:
         monkeypatch.setenv("BACKUP_CONFIG", str(self.config))
         monkeypatch.setenv("BACKUP_ROOT", str(self.root))
         monkeypatch.setenv("RUNTIME_DIRECTORY", str(base / "run"))
+        self.mounted("/")
         self.fakes.on_path(monkeypatch)
         # Where the folders are is read when they are imported.
         for name in [name for name in sys.modules if name.split(".")[0] == "redoubt_backup"]:
@@ -106,6 +107,12 @@ class Machine:
     @property
     def settings(self) -> object:
         return self.common.Settings()
+
+    def mounted(self, *points: object) -> None:
+        """As the kernel lists them."""
+        listed = self.root / "proc/self/mountinfo"
+        listed.parent.mkdir(parents=True, exist_ok=True)
+        listed.write_text("".join(f"36 35 98:0 / {str(point).replace(' ', chr(92) + '040')} rw,noatime shared:1 - ext4 /dev/sda1 rw\n" for point in points))
 
     @property
     def cluster(self) -> Path:
@@ -843,12 +850,18 @@ def test_a_folder_that_the_snapshot_has_not_stays(machine) -> None:
     assert (machine.who(machine.media), machine.who(machine.data)) == ("new", "old")
 
 
-def test_a_mounted_folder_is_refused(machine, monkeypatch) -> None:
-    monkeypatch.setattr(machine.files.os.path, "ismount", lambda path: path == machine.data)
-    with pytest.raises(machine.refused, match=r"data is a mounted file system, which cannot be put aside: restore beside it \(`-e into=restored`\) and copy\.$"):
+@pytest.mark.parametrize("where", ["", "videos", "more/old films"])
+def test_what_is_mounted_at_or_below_a_folder_is_refused(machine, where) -> None:
+    """Put aside it would go along, and with what is aside it would be emptied."""
+    machine.mounted("/", machine.media.with_name("media2"), machine.data / where)
+    with pytest.raises(machine.refused) as refused:
         machine.restore("media")
+    assert str(refused.value) == f"{machine.data / where} is a mounted file system, which cannot be put aside: restore beside it (`-e into=restored`) and copy."
     machine.before()
     assert not machine.fakes.calls("--target=/")
+    machine.mounted("/", machine.media.with_name("media2"))
+    machine.restore("media")
+    machine.after("media")
 
 
 def test_files_that_do_not_come_leave_what_is_there(machine) -> None:

@@ -8,6 +8,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from redoubt_backup.application import held
-from redoubt_backup.common import Refused, Settings, call, moment, now, read, reason, restic, room, snapshots, sql, write
+from redoubt_backup.common import ROOT, Refused, Settings, call, moment, now, read, reason, restic, room, snapshots, sql, write
 
 # Every table that people or the application can have put rows into.
 COUNTS = """
@@ -240,17 +241,25 @@ def put_back(pending: Path) -> None:
     (pending / "placing.json").unlink(missing_ok=True)
 
 
+def refuse_mounts(settings: Settings) -> None:
+    """A rename would take a file system that is mounted below along, which is in no backup, and what removes the folder later would empty it."""
+    # What a rename moves: the name, wherever its folder is.
+    roots = [root.parent.resolve() / root.name for root in settings.roots]
+    for line in os.fsdecode((ROOT / "proc/self/mountinfo").read_bytes()).splitlines():
+        point = Path(re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), line.split(" ")[4]))
+        if any(point.is_relative_to(root) for root in roots):
+            raise Refused(f"{point} is a mounted file system, which cannot be put aside: restore beside it (`-e into=restored`) and copy.")
+
+
 def put_in_place(settings: Settings, at: datetime.datetime | None) -> dict:
     """Uploads and data as they were: fetched beside what is there while the application runs, swapped while it stands still."""
+    refuse_mounts(settings)
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
     pending = settings.media.parent / f".restoring-{stamp}"
     # Of a run that was killed.
     for path in settings.media.parent.glob(".restoring-*"):
         put_back(path)
         shutil.rmtree(path)
-    for root in settings.roots:
-        if os.path.ismount(root):
-            raise Refused(f"{root} is a mounted file system, which cannot be put aside: restore beside it (`-e into=restored`) and copy.")
     try:
         snapshot = fetch(settings, at, pending, settings.roots)
         if not (pending / str(settings.media).lstrip("/")).is_dir():

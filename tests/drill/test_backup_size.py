@@ -36,7 +36,7 @@ def large(backups):
     backups.archived()
     yield
     backups.sql("DROP TABLE IF EXISTS redoubt.drill")
-    backups.web.check_output(f"rm -rf /srv/{backups.app}/media/drill /srv/{backups.app}/media.before-restore /var/lib/postgresql/*/main.before-restore")
+    backups.web.check_output(f"rm -rf /srv/{backups.app}/media/drill /srv/{backups.app}/*.before-restore-* /var/lib/postgresql/*/main.before-restore")
 
 
 @pytest.mark.slow

@@ -135,7 +135,7 @@ class Machine:
             kept = self.base / "snapshot" / str(folder).lstrip("/")
             kept.mkdir(parents=True)
             (kept / "who").write_text("new\n")
-            aside = folder.with_name(f"{folder.name}.before-restore")
+            aside = folder.with_name(f"{folder.name}.before-restore-19990101T000000Z")
             aside.mkdir()
             (aside / "who").write_text("older\n")
         for unit in (UNIT, SENDER, *APP):
@@ -184,7 +184,8 @@ class Machine:
         for folder in [*([self.cluster] if "database" in parts else []), *([self.media, self.data] if "media" in parts else [])]:
             assert self.who(folder) == "new"
             assert not (folder / "gone").exists()
-            assert self.who(folder.with_name(f"{folder.name}.before-restore")) == "old"
+            (aside,) = folder.parent.glob(f"{folder.name}.before-restore{'' if folder == self.cluster else '-2[0-9]*T*Z'}")
+            assert self.who(aside) == "old"
         self.runs()
 
     def release(self) -> None:
@@ -764,10 +765,33 @@ def test_builds_and_what_runs_once_are_not_started_again(machine) -> None:
 
 def test_files_are_put_in_place_and_those_from_before_aside(machine) -> None:
     done = machine.restore("media")
-    assert done == {"media": {"snapshot": "bbbbbbbb", "of": "2026-11-25T02:15:00", "aside": [str(path.with_name(f"{path.name}.before-restore"))
-                                                                                          for path in (machine.media, machine.data)]}}
+    aside = [str(next(path.parent.glob(f"{path.name}.before-restore-2*"))) for path in (machine.media, machine.data)]
+    assert done == {"media": {"snapshot": "bbbbbbbb", "of": "2026-11-25T02:15:00", "aside": aside}}
     machine.after("media")
     assert f"--include={machine.media} --include={machine.data}" in machine.fakes.calls("--target=/")[0]
+
+
+def stopped_clock(machine: Machine, monkeypatch: pytest.MonkeyPatch, at: datetime.datetime) -> None:
+    stopped = type("Stopped", (datetime.datetime,), {"now": classmethod(lambda _, zone: at)})
+    monkeypatch.setattr(machine.files, "datetime", types.SimpleNamespace(**{**vars(datetime), "datetime": stopped}))
+
+
+def test_what_an_earlier_restore_has_put_aside_stays(machine, monkeypatch) -> None:
+    """It is the only copy of what came since the last backup."""
+    at = datetime.datetime(2026, 11, 26, 9, tzinfo=datetime.UTC)
+    stopped_clock(machine, monkeypatch, at)
+    machine.restore("media")
+    (machine.media / "who").write_text("restored\n")
+    # Of the same second: nothing is taken for what it is not.
+    with pytest.raises(machine.refused, match=r"those from before are back: .*media\.before-restore-20261126T090000Z is there already\.$"):
+        machine.restore("media")
+    assert machine.who(machine.media) == "restored"
+    stopped_clock(machine, monkeypatch, at + datetime.timedelta(hours=1))
+    machine.restore("media")
+    assert {path.name: machine.who(path) for path in machine.media.parent.glob("media*")} == {
+        "media": "new", "media.before-restore-20261126T100000Z": "restored", "media.before-restore-20261126T090000Z": "old",
+        "media.before-restore-19990101T000000Z": "older"}
+    machine.runs()
 
 
 def test_folders_are_put_in_place_all_or_none(machine, monkeypatch) -> None:

@@ -225,19 +225,15 @@ def fetch(settings: Settings, at: datetime.datetime | None, target: Path, only: 
     return snapshot
 
 
-def aside_of(root: Path) -> Path:
-    return root.with_name(f"{root.name}.before-restore")
-
-
 def put_back(pending: Path) -> None:
-    """The folders from before, as far as they had been put aside: `placing.json` says which there were. Killed, it can be done again."""
-    for name, was in read(pending / "placing.json").items():
+    """The folders from before, as far as they had been put aside: `placing.json` says where, of those that there were. Killed, it can be done again."""
+    for name, aside in read(pending / "placing.json").items():
         root = Path(name)
-        if aside_of(root).exists() if was else not (pending / name.lstrip("/")).exists():
+        if Path(aside).exists() if aside else not (pending / name.lstrip("/")).exists():
             if root.exists():
                 shutil.rmtree(root)
-            if was:
-                aside_of(root).rename(root)
+            if aside:
+                Path(aside).rename(root)
     (pending / "placing.json").unlink(missing_ok=True)
 
 
@@ -266,12 +262,12 @@ def put_in_place(settings: Settings, at: datetime.datetime | None) -> dict:
             raise Refused(f"Snapshot {snapshot['short_id']} of {snapshot['time'][:19]} has no {settings.media}: choose another time, or restore beside "
                           "(`-e into=look`) and copy what it has.")
         with held(settings):
-            placed = replace(settings, pending)
+            aside = replace(settings, pending, stamp)
     finally:
         if not (pending / "placing.json").exists():
             shutil.rmtree(pending, ignore_errors=True)
     claim(settings)
-    return {"snapshot": snapshot["short_id"], "of": snapshot["time"][:19], "aside": [str(aside_of(root)) for root in placed if aside_of(root).exists()]}
+    return {"snapshot": snapshot["short_id"], "of": snapshot["time"][:19], "aside": aside}
 
 
 def adopt(found: Path, root: Path) -> None:
@@ -286,24 +282,26 @@ def adopt(found: Path, root: Path) -> None:
             path.chmod(status.st_mode & 0o7777)
 
 
-def replace(settings: Settings, pending: Path) -> list[Path]:
-    """Swap each folder with the restored one; all of them or none. Which."""
-    placed = [root for root in settings.roots if (pending / str(root).lstrip("/")).is_dir()]
+def replace(settings: Settings, pending: Path, stamp: str) -> list[str]:
+    """Swap each folder with the restored one; all of them or none. Where those from before are: under a name of their own, for nobody else has them."""
+    placed = {root: root.with_name(f"{root.name}.before-restore-{stamp}") if root.exists() else None
+              for root in settings.roots if (pending / str(root).lstrip("/")).is_dir()}
     try:
-        for root in placed:
+        for root, aside in placed.items():
             adopt(pending / str(root).lstrip("/"), root)
-            if aside_of(root).exists():
-                shutil.rmtree(aside_of(root))
-        write(pending / "placing.json", {str(root): root.exists() for root in placed})
-        for root in placed:
-            if root.exists():
-                root.rename(aside_of(root))
+            # What is there already would be taken for the folder from before.
+            if aside and aside.exists():
+                raise FileExistsError(f"{aside} is there already")
+        write(pending / "placing.json", {str(root): str(aside or "") for root, aside in placed.items()})
+        for root, aside in placed.items():
+            if aside:
+                root.rename(aside)
             (pending / str(root).lstrip("/")).rename(root)
         (pending / "placing.json").unlink()
     except OSError as error:
         put_back(pending)
         raise Refused(f"The files were not put in place, and those from before are back: {error}.") from error
-    return placed
+    return [str(aside) for aside in placed.values() if aside]
 
 
 def compared(manifest: dict, target: Path, moved: list[str]) -> list[str]:

@@ -1009,6 +1009,14 @@ def test_what_was_sent_is_written_down(sending) -> None:
     assert sending.fakes.calls(" init")
 
 
+def test_no_file_that_is_uploaded_keeps_others_out_of_the_backup(sending) -> None:
+    """restic leaves out a folder with a CACHEDIR.TAG where it is told to."""
+    sending.snapshots()
+    sending.files.back_up(sending.settings)
+    (call,) = sending.fakes.calls(" backup --json")
+    assert "--exclude-caches" not in call and "--exclude-if-present" not in call
+
+
 def test_a_dump_that_fails_leaves_the_room_it_took(machine, monkeypatch) -> None:
     class View:
         name = "1"

@@ -179,7 +179,7 @@ def back_up(settings: Settings) -> str:
         # Locks of a backup that was killed; those of one that runs stay.
         call([*command, "unlock"], "The repository stays locked")
         paths = sorted({path for pattern in [*settings.paths, str(settings.work)] for path in glob.glob(pattern)})
-        told = call([*command, "backup", "--json", f"--host={settings.host}", "--tag=redoubt", "--exclude-caches", "--one-file-system",
+        told = call([*command, "backup", "--json", f"--host={settings.host}", "--tag=redoubt", "--one-file-system",
                      *(f"--exclude={pattern}" for pattern in [*settings.exclude, str(settings.work / "files.json")]), *paths],
                     f"The files were not sent to {settings.store}")
         summary = next((json.loads(line) for line in told.splitlines() if '"summary"' in line), {})

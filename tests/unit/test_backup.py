@@ -401,15 +401,17 @@ def test_segments_on_their_way_are_brought_before_those_of_the_server(machine) -
     assert len(list(spool.iterdir())) == 5
 
 
-def test_a_disk_without_room_for_a_second_cluster_is_said_before_anything_is_fetched(machine, monkeypatch) -> None:
+@pytest.mark.parametrize("newest", [True, False])
+def test_a_disk_without_room_for_a_second_cluster_is_said_before_anything_is_fetched(machine, monkeypatch, newest) -> None:
     real = shutil.disk_usage
-    monkeypatch.setattr(machine.database.shutil, "disk_usage", lambda path: real(path)._replace(free=1099))
+    # A thousand bytes of the cluster, and where the newest is wanted the two segments that are brought; a tenth of both.
+    monkeypatch.setattr(machine.database.shutil, "disk_usage", lambda path: real(path)._replace(free=1105))
     with pytest.raises(machine.refused, match=r"^Room for 0\.0 GB of the database is needed, beside what is there, and .* has 0\.0 GB free: make room first\.$"):
         machine.restore("database")
     machine.before()
     assert not machine.fakes.calls(" restore --pg1-path")
-    monkeypatch.setattr(machine.database.shutil, "disk_usage", lambda path: real(path)._replace(free=1101))
-    machine.restore("database")
+    monkeypatch.setattr(machine.database.shutil, "disk_usage", lambda path: real(path)._replace(free=1107 if newest else 1101))
+    machine.restore("database", at="" if newest else "2026-11-25 03:00:00")
     machine.after("database")
 
 
@@ -512,6 +514,27 @@ def test_a_disk_that_is_full_brings_the_old_cluster_back_too(machine, monkeypatc
     with pytest.raises(machine.refused, match="No space left on device. The (database|one) from before is in its place.$"):
         machine.restore("database")
     machine.before()
+
+
+def test_what_was_restored_makes_room_before_the_old_cluster_starts(machine) -> None:
+    """A disk that it has filled keeps PostgreSQL from starting."""
+    machine.fakes.rule(f"start {UNIT}", sh=f"test ! -e {machine.settings.scratch}/next || {{ echo 'No space left on device' >&2; exit 1; }}")
+    machine.fakes.rule("FROM pg_database WHERE datname", out="0")
+    with pytest.raises(machine.refused, match=r"of another application\. The database from before is in its place\.$"):
+        machine.restore("database")
+    machine.before()
+
+
+def test_what_a_restored_server_lays_down_while_it_stops_is_not_sent(machine) -> None:
+    machine.settings.spool.mkdir()
+    later = machine.settings.spool / "000000020000000000000005"
+    machine.fakes.rule(f"stop {NEXT}", sh=f"test ! -e {machine.base}/units/{NEXT} || touch {later}")
+    machine.fakes.rule(f"start {SENDER}", sh=f"test ! -e {later} || echo sent >>{machine.base}/sent")
+    machine.fakes.rule("FROM pg_database WHERE datname", out="0")
+    with pytest.raises(machine.refused, match="of another application"):
+        machine.restore("database")
+    machine.before()
+    assert not later.exists() and not (machine.base / "sent").exists()
 
 
 def test_an_old_cluster_that_does_not_start_again_is_said(machine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -47,10 +48,10 @@ def target(at: datetime.datetime | None) -> list[str]:
     return ["--type=time", f"--target={at.astimezone(datetime.UTC):%Y-%m-%d %H:%M:%S.%f}+00", "--target-timeline=current", "--target-action=promote"]
 
 
-def fetch(settings: Settings, at: datetime.datetime | None, folder: Path, copies: float) -> None:
-    """Restore the newest backup that leads to a time into an empty folder, if there is room for so many of it."""
+def fetch(settings: Settings, at: datetime.datetime | None, folder: Path, copies: float, more: int = 0) -> None:
+    """Restore the newest backup that leads to a time into an empty folder, if there is room for so many of it, and for more bytes."""
     backups = info(settings).get("backup", [])
-    room(folder.parent, copies * max((backup["info"]["size"] for backup in backups), default=0), "database")
+    room(folder.parent, copies * max((backup["info"]["size"] for backup in backups), default=0) + more, "database")
     folder.mkdir(mode=0o700)
     owner = pwd.getpwnam("postgres")
     os.chown(folder, owner.pw_uid, owner.pw_gid)
@@ -227,6 +228,8 @@ class InPlace:
 
     def take_back(self, why: str) -> None:
         """The cluster from before is in its place and runs, however far it had come. Killed, it can be done again."""
+        # First of all: where it has filled the disk nothing starts, and its server would go on to lay down what is dropped below.
+        remove_scratch(self.settings, NEXT)
         if read(self.record).get("phase") == "swapping":
             self.stop()
             if self.aside.exists():
@@ -249,16 +252,27 @@ class InPlace:
                 if not set(path.name[:8]) - set(SEGMENT) and path.name[:8] > own:
                     path.unlink()
 
+    def left(self) -> dict[str, Path]:
+        """Segments that are on this host, of which some may not have reached the repository; those on their way before those of the server."""
+        return {path.name: path for source in (self.cluster / "pg_wal", self.settings.spool) for path in segments(source)}
+
+    def size_left(self) -> int:
+        found = 0
+        for path in self.left().values():
+            # The service goes on meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                found += path.stat().st_size
+        return found
+
     def bring_segments(self, data: Path) -> None:
-        """Segments that have not reached the repository: with them nothing is missing that had been committed."""
+        """With them nothing is missing that had been committed."""
         owner = pwd.getpwnam("postgres")
-        for source in (self.settings.spool, self.cluster / "pg_wal"):
-            for path in segments(source):
-                new = data / "pg_wal" / path.name
-                if not new.exists() and not foreign(path, data):
-                    shutil.copyfile(path, new)
-                    new.chmod(0o600)
-                    os.chown(new, owner.pw_uid, owner.pw_gid)
+        for name, path in self.left().items():
+            new = data / "pg_wal" / name
+            if not new.exists() and not foreign(path, data):
+                shutil.copyfile(path, new)
+                new.chmod(0o600)
+                os.chown(new, owner.pw_uid, owner.pw_gid)
 
     def look(self) -> None:
         if not info(self.settings).get("backup"):
@@ -270,7 +284,7 @@ class InPlace:
         self.look()
         try:
             new = make_scratch(settings, NEXT)
-            fetch(settings, at, new, 1)
+            fetch(settings, at, new, 1, self.size_left() if at is None else 0)
             with held(settings):
                 return self.replace(at, new)
         except OSError as error:

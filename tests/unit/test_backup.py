@@ -1396,6 +1396,17 @@ def unfinished(machine: Machine) -> None:
     assert "failed (end): It has not come to its end." in said
 
 
+def test_a_log_in_which_nothing_was_written_is_archived(drilled, monkeypatch) -> None:
+    """PostgreSQL 17 names, of one that it has nothing to end of, the segment that it has not begun."""
+    monkeypatch.setattr(drilled.drill, "ARCHIVED_WITHIN", 0)
+    drilled.fakes.rule("pg_switch_wal", out="000000010000000000000008")
+    drilled.fakes.rule("pg_logical_emit_message", out="000000010000000000000007")
+    drilled.fakes.rule("last_archived_wal", out="f")
+    drilled.fakes.rule(">= '000000010000000000000007' FROM pg_stat_archiver", out="t")
+    (first, *_) = drilled.drill.Drill(drilled.settings).run()["steps"]
+    assert (first["ok"], first["told"]) == (True, "000000010000000000000007")
+
+
 def test_a_segment_that_waits_has_not_left_the_host(drilled, monkeypatch) -> None:
     monkeypatch.setattr(drilled.drill, "ARCHIVED_WITHIN", 0)
     drilled.settings.spool.mkdir()

@@ -93,7 +93,8 @@ class Drill:
 
     def archive_log(self) -> str:
         """What is committed by now is to be in the restore: the segment that holds it is sent without waiting for its minute."""
-        segment = sql(self.settings, "SELECT pg_walfile_name(pg_switch_wal())", "postgres")
+        # With nothing written since the last one, PostgreSQL 17 names the next, which nobody will archive: something is written first.
+        segment = sql(self.settings, "SELECT pg_walfile_name(pg_switch_wal()) FROM pg_logical_emit_message(false, 'redoubt', '')", "postgres")
         deadline = time.monotonic() + ARCHIVED_WITHIN
         laid = f"SELECT coalesce(last_archived_wal, '') >= '{segment}' FROM pg_stat_archiver"
         while sql(self.settings, laid, "postgres") != "t" or (self.settings.spool / segment).exists():

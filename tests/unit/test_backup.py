@@ -1407,6 +1407,19 @@ def test_a_log_in_which_nothing_was_written_is_archived(drilled, monkeypatch) ->
     assert (first["ok"], first["told"]) == (True, "000000010000000000000007")
 
 
+def test_a_drill_that_runs_has_not_failed(drilled, monkeypatch) -> None:
+    """It may take hours, in which nobody is to be woken, nor a deploy refused."""
+    said = []
+    monkeypatch.setattr(drilled.drill.Drill, "check_repository", lambda self: f"{said.extend(drilled.program.problems(drilled.settings))}")
+    drilled.fakes.rule("systemctl is-active redoubt-drill.service", out="activating", code=3)
+    assert drilled.drill.Drill(drilled.settings).run()["ok"]
+    assert not [line for line in said if "drill" in line]
+    # The same, without one that runs.
+    drilled.fakes.rule("systemctl is-active redoubt-drill.service", out="failed", code=3)
+    drilled.drill.Drill(drilled.settings).run()
+    assert [line for line in said if "drill" in line]
+
+
 def test_a_segment_that_waits_has_not_left_the_host(drilled, monkeypatch) -> None:
     monkeypatch.setattr(drilled.drill, "ARCHIVED_WITHIN", 0)
     drilled.settings.spool.mkdir()

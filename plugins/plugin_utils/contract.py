@@ -777,6 +777,10 @@ def unit_names(value, values):
 @rule("app_processes")
 def app_processes(value, values):
     yield from unit_names(value, values)
+    for name, item in value.items():
+        seconds = item.get("stop_timeout") if isinstance(item, dict) else None
+        if isinstance(seconds, int) and seconds < 1:
+            yield f"is {seconds}: write how many seconds the process has to end in, 1 or more", (name, "stop_timeout")
 
 
 @rule("app_timers")

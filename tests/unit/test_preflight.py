@@ -188,6 +188,8 @@ REFUSED = [
     ({"app_processes": {"blue": {"command": "x"}}}, "has the name 'blue', which the kit uses itself"),
     ({"app_timers": {"worker": {"command": "x", "on_calendar": "daily"}}}, "has the name 'worker', which is in app_processes too"),
     ({"app_processes": {"w": {"command": "a\nb"}}}, "app_processes.w.command has a line break"),
+    ({"app_processes": {"w": {"command": "x", "stop_timeout": 0}}}, "app_processes.w.stop_timeout is 0: write how many seconds"),
+    ({"app_processes": {"w": {"command": "x", "stop_timeout": "10min"}}}, "app_processes.w.stop_timeout is a text ('10min'), but must be a whole number"),
     # domains
     ({"app_domains": []}, "app_domains is an empty list"),
     ({"app_domains": ["https://notes.test/"]}, "app_domains[0] is 'https://notes.test/': write the host name alone, notes.test"),

@@ -1,4 +1,4 @@
-"""What is done to a list of units, and to those that an application had once."""
+"""What is done to a list of units, and to those that an application had once; how an application's processes end."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
-SOURCE = Path(__file__).parents[2] / "plugins/modules/units.py"
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "plugins/modules/units.py"
 SPEC = importlib.util.spec_from_file_location("units", SOURCE)
 module = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(module)
@@ -72,3 +75,34 @@ def test_files_of_others_are_not_found(tmp_path, monkeypatch):
     (tmp_path / "notes-a.service.d").mkdir()
     assert module.installed({**FORMER, "kept": []}) == ["notes-b.timer", "notes-a.service"]
     assert module.installed(None) == []
+
+
+def unit(process, scheduled=False):
+    """The lines of what is installed for one process."""
+    loader, folder = DataLoader(), ROOT / "roles/app/templates"
+    values = {"ansible_managed": "managed", "app_name": "notes", "app_domains": ["notes.test"], "name": "x", "process": process, "scheduled": scheduled}
+    for source in ("site/defaults", "app/defaults", "app/vars"):
+        values = loader.load_from_file(str(ROOT / f"roles/{source}/main.yml"), trusted_as_template=True) | values
+    templar = Templar(loader=loader, variables=values)
+    templar.environment.loader.searchpath = [str(folder)]
+    options = {"trim_blocks": True, "lstrip_blocks": False, "newline_sequence": "\n"}
+    text = trust_as_template((folder / "_unit/process.service").read_text())
+    return str(templar.template(text, escape_backslashes=False, overrides=options)).splitlines()
+
+
+@pytest.mark.parametrize("command", ["celery -A notes worker", "{manage} qcluster"])
+def test_a_job_in_a_child_of_a_worker_outlives_the_word_to_stop(command):
+    lines = unit({"command": command})
+    assert [line for line in lines if line.startswith('ExecStart=/bin/sh -euc "exec ')] and "KillMode=mixed" in lines
+    assert "TimeoutStopSec=90" in lines
+    assert "TimeoutStopSec=600" in unit({"command": command, "stop_timeout": 600})
+
+
+@pytest.mark.parametrize("command", ["cd x && celery worker", "QUEUE=a celery worker", "celery worker | cat"])
+def test_what_a_shell_has_started_is_told_to_stop_itself(command):
+    lines = unit({"command": command, "stop_timeout": 600})
+    assert "TimeoutStopSec=600" in lines and not [line for line in lines if line.startswith("KillMode=")]
+
+
+def test_a_scheduled_command_ends_as_systemd_has_it():
+    assert not [line for line in unit({"command": "celery beat"}, scheduled=True) if line.startswith(("KillMode=", "TimeoutStopSec="))]

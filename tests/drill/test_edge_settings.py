@@ -205,7 +205,7 @@ def test_logins_are_limited_by_network_and_nothing_else_is(web, stranger, edge, 
 
 def test_the_other_ways_to_write_a_login_path_are_not_ways_around(stranger, edge) -> None:
     login = edge.variables["app_login_paths"][0]
-    ways = [login + "?next=/", login.replace("login", "%6cogin"), "/x/.." + login, "/./" + login.lstrip("/"), login.upper()]
+    ways = [login + "?next=/", login.replace("login", "%6cogin"), "/" + login, "/./" + login.lstrip("/"), login.upper()]
     questions = [question for _ in range(14) for way in ways for question in attempts("198.51.100.200", 1, path=way)]
     assert [answer.status for answer in ask_from(stranger, edge, questions)].count(429) >= 5
 
@@ -351,7 +351,8 @@ def narrow(lab, tmp_path_factory, told):
 @pytest.mark.parametrize("family", ["lab_ipv4", "lab_ipv6"])
 def test_the_admin_is_not_there_but_for_whom_it_is_meant(narrow, web, stranger, edge, family) -> None:
     admin, login, server = edge.variables["app_admin_path"], edge.variables["app_login_paths"][0], edge.variables[family]
-    ways = [admin, admin.rstrip("/"), admin + "login/", admin + "login/?next=/", "/x/.." + admin, "/" + admin, "/%61" + admin[2:], admin + "nothing/"]
+    ways = [admin, admin.rstrip("/"), admin + "login/", admin + "login/?next=/", "/x/.." + admin, "/" + admin, "/%61" + admin[2:], admin + "nothing/",
+            admin + "../", admin + "%2e%2E/", admin + "..%2f"]
     lies = {name: edge.lab.vars(edge.lab.stranger)[family] for name in ("X-Forwarded-For", "X-Real-IP")}
     questions = [{"path": way, "headers": lies} for way in ways] + [{"path": admin + "login/", "method": "POST", "body": "a=b"}]
     for question, answer in zip(questions, ask_from(web, edge, questions, server), strict=True):

@@ -485,6 +485,23 @@ def test_the_admin_is_not_there_for_strangers():
     assert not open_to_all.all("ssl_verify_client")
 
 
+@pytest.mark.parametrize(("path", "refused"), [
+    *[(path, True) for path in ("/admin/../", "/admin/..", "/admin/..?next=/", "/admin/..#/", "/x/../admin/", "/admin/%2e%2E/", "/admin/.%2e/", "/admin/%2E./x",
+                                "/admin%2f..%2F", "/admin/..%2f")],
+    *[(path, False) for path in ("", "/", "/admin/", "/admin/./", "/a..b/", "/..a/", "/a../", "/.../", "/admin/%252e%252e/", "/x/..;/", "/x?next=/../admin/",
+                                 "/x?next=%2f..%2f", "/1..2/")],
+])
+def test_no_path_is_one_to_nginx_and_another_to_the_application(path, refused):
+    rendered = Rendered(PLAIN)
+    (climbs,) = [each for each in rendered.conf("conf.d/proxy.conf").all("map") if each.words[1:] == ["$request_uri", "$redoubt_climbs"]]
+    assert climbs.one("default") == ["0"]
+    pattern, value = climbs.block[0].words
+    assert pattern.startswith("~*") and value == "1" and bool(re.search(pattern[2:], path, re.IGNORECASE)) == refused
+    # Before any location is looked for: uploads, static files and routes too.
+    (check,) = [each for each in servers(rendered.conf("sites-enabled/https.conf"))["notes.example"].all("if") if each.words[1:] == ["($redoubt_climbs)"]]
+    assert check.one("return") == ["404"]
+
+
 def test_of_the_environments_ca_only_what_was_made_for_it_opens_the_admin():
     entries = [{"name": "alice", "serial": "0A0B", "until": "2030-05-17", "revoked": ""}, {"name": "bob", "serial": "0C", "until": "2030-05-17"},
                {"name": "carol", "serial": "0D", "until": "2030-05-17", "revoked": "2029-05-17"}]

@@ -13,7 +13,7 @@ from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
 from django.db import transaction
-from django.db.models.signals import m2m_changed, post_delete, post_save, pre_save
+from django.db.models.signals import class_prepared, m2m_changed, post_delete, post_save, pre_save
 
 from . import client, events, throttle
 from .middleware import on_view
@@ -35,9 +35,9 @@ def connect() -> None:
     user_logged_in.connect(logged_in, dispatch_uid="redoubt_guard")
     user_logged_out.connect(logged_out, dispatch_uid="redoubt_guard")
     user_login_failed.connect(login_failed, dispatch_uid="redoubt_guard")
-    pre_save.connect(before_user, sender=model, dispatch_uid="redoubt_guard")
-    post_save.connect(after_user, sender=model, dispatch_uid="redoubt_guard")
-    post_delete.connect(deleted_user, sender=model, dispatch_uid="redoubt_guard")
+    for one in apps.get_models():
+        _listen_to_accounts(one)
+    class_prepared.connect(_listen_to_accounts, dispatch_uid="redoubt_guard")
     for holder in (model, Group):
         for field in holder._meta.many_to_many:
             if field.related_model in (Group, Permission):
@@ -47,6 +47,20 @@ def connect() -> None:
 
         post_save.connect(admin_action, sender=LogEntry, dispatch_uid="redoubt_guard")
         _listen_to_bulk(type(LogEntry.objects))
+
+
+def _listen_to_accounts(sender: Any, **kwargs: Any) -> None:
+    """A save is told of under the class that was saved: a proxy or a child of the user model too. One by one, since Django
+    fetches whatever is deleted while somebody listens to every class.
+    """
+    model = get_user_model()._meta.concrete_model
+    if not issubclass(sender, model):
+        return
+    pre_save.connect(before_user, sender=sender, dispatch_uid="redoubt_guard")
+    post_save.connect(after_user, sender=sender, dispatch_uid="redoubt_guard")
+    if sender._meta.concrete_model is model:
+        # With a child its account is deleted, under its own class.
+        post_delete.connect(deleted_user, sender=sender, dispatch_uid="redoubt_guard")
 
 
 def _listen_to_bulk(manager: Any) -> None:
@@ -93,7 +107,9 @@ def _shown(instance: Any, key: Any = None) -> str:
 
 
 def _account(user: Any) -> str:
-    return _shown(user)
+    """An account under the one name of the user model, whichever proxy or child of it this is."""
+    model = get_user_model()
+    return _shown(model, getattr(user, model._meta.pk.attname)) if isinstance(user, model._meta.concrete_model) else _shown(user)
 
 
 @events.harmless
@@ -127,11 +143,13 @@ def _actor() -> Any:
 @events.harmless
 def before_user(sender: Any, instance: Any, raw: bool = False, using: str = "default", update_fields: Any = None, **kwargs: Any) -> None:
     """Remember what an account was before it is saved: one query, and none for saves that do not touch what counts."""
-    names = {field.name for field in sender._meta.concrete_fields}
+    model = get_user_model()
+    names = {field.name for field in model._meta.concrete_fields}
     watched = [name for name in ("password", *_FLAGS) if name in names and (update_fields is None or name in update_fields)]
     instance._redoubt_guard = None
-    if watched and instance.pk is not None and not raw:
-        instance._redoubt_guard = sender._base_manager.using(using).filter(pk=instance.pk).values(*watched).first()
+    key = getattr(instance, model._meta.pk.attname)
+    if watched and key is not None and not raw:
+        instance._redoubt_guard = model._base_manager.using(using).filter(pk=key).values(*watched).first()
 
 
 @events.harmless
@@ -142,6 +160,8 @@ def after_user(sender: Any, instance: Any, created: bool, raw: bool = False, usi
     actor, account = _actor(), _account(instance)
     who = {"user": _name(actor), "target": account}
     before = getattr(instance, "_redoubt_guard", None)
+    # A child can be made of an account that is there.
+    created = created and before is None
     if created:
         _emit_committed(using, "user_created", **who)
         before = {name: False for name in ("is_staff", "is_superuser") if hasattr(instance, name)}
@@ -188,7 +208,7 @@ def rights_changed(
     right = type(instance)._meta.model_name if reverse else model._meta.model_name
     event = "permissions_changed" if right == "permission" else "groups_changed"
     detail = f"{verb} {model._meta.model_name} {','.join(str(key) for key in sorted(pk_set, key=str))}" if pk_set else verb
-    _emit_committed(using, event, user=_name(_actor()), target=_shown(instance), detail=detail)
+    _emit_committed(using, event, user=_name(_actor()), target=_account(instance), detail=detail)
 
 
 @events.harmless

@@ -151,6 +151,41 @@ def test_a_project_with_users_of_its_own():
     assert {event["user"] for event in events[1:9]} == {"ada"}
 
 
+KINDS = """
+import django
+django.setup()
+from django.core.management import call_command
+call_command("migrate", verbosity=0)
+from people.models import Customer, Member, Person
+class Late(Person):
+    class Meta:
+        app_label, proxy = "people", True
+for kind in (Person, Member, Late, Customer):
+    account = kind(handle=kind.__name__)
+    account.save()
+    print(account.id)
+    account.set_password("correct horse battery")
+    account.save()
+    account.delete()
+person = Person(handle="ada", password="x")
+person.save()
+print(person.id)
+customer = Customer(person_ptr=person, id=person.id, handle="ada", password="x")
+customer._state.adding = False
+customer.save()
+"""
+
+
+def test_accounts_are_saved_under_other_classes_too():
+    """A proxy, also one that is there late, and a child with a table of its own: one event each, and one account."""
+    done = python("custom", KINDS, REDOUBT_SETTINGS_MODULE="custom_settings")
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line.split(": ", 1)[1]) for line in done.stderr.splitlines() if "shop-security: {" in line]
+    *keys, ada = done.stdout.split()
+    expected = [(event, f"people.person:{key}") for key in keys for event in ("user_created", "password_changed", "user_deleted")]
+    assert [(event["event"], event["target"]) for event in events] == [*expected, ("user_created", f"people.person:{ada}")]
+
+
 def check(project, *arguments, **env):
     return python(project, ["-m", "django", "check", *arguments], **env)
 

@@ -14,3 +14,12 @@ class Person(AbstractBaseUser):
 
     USERNAME_FIELD = "handle"
     objects = People()
+
+
+class Member(Person):
+    class Meta:
+        proxy = True
+
+
+class Customer(Person):
+    number = models.IntegerField(default=0)

@@ -16,4 +16,15 @@ class Migration(migrations.Migration):
             ],
             options={"abstract": False},
         ),
+        migrations.CreateModel(
+            name="Customer",
+            fields=[
+                (
+                    "person_ptr",
+                    models.OneToOneField(on_delete=models.CASCADE, parent_link=True, primary_key=True, serialize=False, to="people.person"),
+                ),
+                ("number", models.IntegerField(default=0)),
+            ],
+            bases=("people.person",),
+        ),
     )

@@ -158,7 +158,8 @@ def changed(done) -> int:
 
 
 def assert_unchanged(done) -> None:
-    assert changed(done) == 0, re.findall(r"^(?:TASK|RUNNING HANDLER) \[.*\](?= \*)|^changed: .*", done.stdout, re.MULTILINE)
+    found = re.findall(r"^(?:TASK|RUNNING HANDLER) \[(.*)\] \*+\n((?:(?!TASK |RUNNING |PLAY ).*\n)*)", done.stdout, re.MULTILINE)
+    assert changed(done) == 0, [title for title, answers in found if "changed: [" in answers]
 
 
 def assert_unharmed(load: Load, members: Members) -> None:

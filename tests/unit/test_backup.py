@@ -194,7 +194,7 @@ class Machine:
 
     def runs(self, *beside: str) -> None:
         assert self.fakes.running() == {UNIT, SENDER, *APP, *beside}
-        assert not (self.state / "held.json").exists()
+        assert not (self.state / "standing-still.json").exists()
         assert not list(self.media.parent.glob(".restoring-*"))
         assert not self.database.InPlace(self.settings).pending()
         if not beside:
@@ -724,7 +724,7 @@ def test_a_bare_host_gets_its_cluster(machine) -> None:
 def test_what_ran_runs_again_whatever_happens_between(machine) -> None:
     with pytest.raises(KeyError), machine.application.held(machine.settings):
         assert machine.fakes.running() == {UNIT, SENDER}
-        assert json.loads((machine.state / "held.json").read_text())["units"] == sorted(APP)
+        assert json.loads((machine.state / "standing-still.json").read_text())["units"] == sorted(APP)
         raise KeyError
     machine.before()
 
@@ -771,7 +771,7 @@ def test_killed_at_any_step_between_what_ran_before_runs_again_after_the_next(ma
         (machine.base / "units/notes@green.service").touch()
         hold_and_release()
         assert machine.fakes.running() == {UNIT, SENDER, *APP, "notes@green.service"}
-        assert not (machine.state / "held.json").exists()
+        assert not (machine.state / "standing-still.json").exists()
     assert reached > 8
 
 
@@ -1488,7 +1488,7 @@ PROBLEMS = {
                       "PostgreSQL does not answer: the database system is shutting down."),
     "cut off": (lambda m: m.common.write(m.state / "restore.json", {"phase": "replaying"}), "A restore was cut off: run restore.yml again"),
     "cut off while it was swapped": (lambda m: m.common.write(m.state / "restore.json", {"phase": "swapping"}), "A restore was cut off: run restore.yml"),
-    "held": (lambda m: m.common.write(m.state / "held.json", {"units": [], "at": ago(1)}), "The application stands still since 20"),
+    "held": (lambda m: m.common.write(m.state / "standing-still.json", {"units": [], "at": ago(1)}), "The application stands still since 20"),
     "failed drill": (lambda m: m.common.write(m.state / "drill.json", {"ended": ago(1), "ok": False, "steps": [
         {"step": "a", "ok": True, "told": ""}, {"step": "canary", "ok": False, "told": "It is gone."}]}), "failed (canary): It is gone."),
     "old drill": (lambda m: m.common.write(m.state / "drill.json", {"ended": ago(16 * 24), "ok": True, "steps": []}),
@@ -1510,9 +1510,19 @@ def test_each_thing_that_is_wrong_is_one_sentence(standing, case) -> None:
     assert status.returncode == 0 and sentence in json.loads(status.stdout)["problems"][0]
 
 
+def test_what_a_rollback_holds_back_is_no_problem_and_stays_through_a_restore(machine, standing) -> None:
+    """The releases are another program's, in the same folder (roles/app)."""
+    rolled_back = {"releases": ["bad"], "since": "2030-05-17T10:00:00Z", "who": "ada@desk"}
+    (standing.state / "held.json").write_text(json.dumps(rolled_back))
+    assert standing.program.problems(standing.settings) == []
+    with standing.application.held(standing.settings):
+        assert json.loads((standing.state / "held.json").read_text()) == rolled_back
+    assert json.loads((standing.state / "held.json").read_text()) == rolled_back
+
+
 def test_what_waits_or_stands_still_for_a_moment_is_no_problem(standing) -> None:
     spooled(standing, 60)
-    standing.common.write(standing.state / "held.json", {"units": [], "at": ago(0)})
+    standing.common.write(standing.state / "standing-still.json", {"units": [], "at": ago(0)})
     for phase in ("restored", "put back"):
         standing.common.write(standing.state / "restore.json", {"phase": phase})
         assert standing.program.problems(standing.settings) == []

@@ -20,7 +20,7 @@ def units(settings: Settings) -> list[str]:
 @contextlib.contextmanager
 def held(settings: Settings) -> Iterator[None]:
     """Nothing of the application runs; what ran before runs again after, also if the run between the two was killed."""
-    record = settings.state / "held.json"
+    record = settings.state / "standing-still.json"
     try:
         hold(settings)
         yield
@@ -36,7 +36,7 @@ def forget_migrations(settings: Settings) -> None:
 
 
 def hold(settings: Settings) -> None:
-    record = settings.state / "held.json"
+    record = settings.state / "standing-still.json"
     forget_migrations(settings)
     running = read(record).get("units") or []
     running = sorted({*running, *units(settings)})
@@ -49,7 +49,7 @@ def hold(settings: Settings) -> None:
 
 
 def release(settings: Settings) -> None:
-    record = settings.state / "held.json"
+    record = settings.state / "standing-still.json"
     running = read(record).get("units") or []
     known = [name for name in running if not name.startswith(f"{settings.app}-build-")]
     failed = ""

@@ -23,15 +23,17 @@ def audited(client):
     return client
 
 
-def rules(text: str) -> set[tuple[frozenset[str], frozenset[str]]]:
-    """The calls and the fields of each, as they are written and as the kernel says them."""
+def rules(text: str) -> set[tuple[str, frozenset[str], frozenset[str]]]:
+    """What each does, and of which calls and fields: as they are written and as the kernel says them."""
     found = set()
     for line in text.splitlines():
         words = line.split()
         if words[:1] == ["-a"]:
             given = [(option, value) for option, value in itertools.pairwise(words) if option in ("-S", "-F")]
+            fields = frozenset(re.sub(r"auid!=(-1|4294967295)$", "auid!=unset", value) for option, value in given if option == "-F")
             calls = {call for option, value in given if option == "-S" for call in value.split(",")} - {"all"}
-            found.add((frozenset(calls), frozenset(re.sub(r"auid!=(-1|4294967295)$", "auid!=unset", value) for option, value in given if option == "-F")))
+            # auditctl 4 writes out the calls that a permission is about.
+            found.add((words[1], frozenset() if any(field.startswith("perm=") for field in fields) else frozenset(calls), fields))
     return found
 
 
@@ -39,7 +41,7 @@ def test_the_kernel_has_the_rules_of_the_file(audited) -> None:
     wanted, loaded = (rules(audited.check_output(command)) for command in ("cat /etc/audit/rules.d/60-redoubt.rules", "auditctl -l"))
     assert loaded <= wanted
     # What the host does not have is watched from the next load on.
-    paths = [[field.split("=")[1] for field in fields if field.startswith(("path=", "dir="))] for _, fields in wanted - loaded]
+    paths = [[field.split("=")[1] for field in fields if field.startswith(("path=", "dir="))] for *_, fields in wanted - loaded]
     assert all(path and not audited.file(path[0]).exists for path in paths), wanted - loaded
     assert "enabled 1" in audited.check_output("auditctl -s")
 

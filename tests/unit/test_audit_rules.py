@@ -31,7 +31,7 @@ def rules(name: str) -> list[str]:
 def test_every_line_is_a_rule(name: str) -> None:
     found = rules(name)
     assert set(found[:5]) == CONTROL
-    for line in found[5:]:
+    for line in (line for line in found[5:] if not line.startswith("-a never")):
         match = re.fullmatch(r"-a always,exit -F arch=b(64|32) (.*)-F key=[a-z-]+", line)
         assert match, line
         known = CALLS | CALLS_32 if match[1] == "32" else CALLS
@@ -55,7 +55,7 @@ def test_a_rule_for_64_bits_is_one_for_32(name: str) -> None:
 def test_what_lets_people_in_what_runs_and_the_clock_are_watched_everywhere() -> None:
     everywhere = {"identities", "sudoers", "sshd", "units", "cron", "modules", "time", "keys", "audit", "redoubt"}
     for host in ("app1", "db1", "store1"):
-        keys = {line.rpartition("key=")[2] for line in rules(host)[5:]}
+        keys = {line.rpartition("key=")[2] for line in rules(host)[5:] if "key=" in line}
         assert keys == everywhere | ({"app-secrets", "app-code"} if host == "app1" else set())
     text = "\n".join(rules("app1"))
     for path in ("path=/etc/shadow ", "dir=/etc/sudoers.d ", "dir=/etc/ssh ", "dir=/etc/systemd ", "dir=/usr/lib/systemd/system ", "dir=/usr/lib/systemd/system-generators ", "dir=/run/systemd/system ",
@@ -65,7 +65,12 @@ def test_what_lets_people_in_what_runs_and_the_clock_are_watched_everywhere() ->
 
 
 def test_what_happens_all_the_time_is_not_told() -> None:
-    for line in rules("app1"):
+    found = rules("app1")
+    for arch in ("b64", "b32"):
+        # The first rule that fits counts.
+        never = f"-a never,exit -F arch={arch} -S unlink -S unlinkat -S rmdir -F dir=/srv/notes/releases"
+        assert found.index(never) < min(found.index(line) for line in found if "app-code" in line and arch in line)
+    for line in found:
         # Services read their keys at each start; a build writes thousands of files, and a removal takes as many away.
         if "perm=r " in line:
             assert "auid>=1000 -F auid!=unset" in line

@@ -215,7 +215,7 @@ def states(hosts):
     """What every host trusts and shows, one after the other: how many CAs, and whether its certificate is another than before."""
     for host in hosts.all.values():
         host.check_output("systemd-run --quiet --collect --unit=drill-states --property=StandardOutput=file:/run/drill-states sh -c %s",
-                          f"while sleep 0.1; do echo $(grep -c BEGIN {PKI}/ca.pem) $(cmp -s {PKI}/host.pem {KEPT}/host.pem && echo old || echo new); done")
+                          f"while sleep 0.1; do echo $(grep -c BEGIN {PKI}/ca.pem 2>/dev/null) $(cmp -s {PKI}/host.pem {KEPT}/host.pem && echo old || echo new); done")
 
     yield lambda: {name: host.check_output("systemctl stop drill-states; uniq /run/drill-states").splitlines() for name, host in hosts.all.items()}
     for host in hosts.all.values():

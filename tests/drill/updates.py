@@ -81,7 +81,7 @@ class Patch:
 
     def clean_up(self) -> None:
         self.host.check_output(f"umount -q /var/cache/apt/archives; rm -rf {' '.join(f'/run/systemd/system/{unit}.d/drill.conf' for unit in self.units)} "
-                               "/run/reboot-required /var/lib/redoubt/patch-drained; systemctl stop drill-loaded.service drill-ends.service; "
+                               "/run/reboot-required /var/lib/redoubt/patch-drained; systemctl stop drill-loaded.service drill-ends.service; systemctl reset-failed drill-ends.service; "
                                "rm -f /run/systemd/system/drill-loaded.service; systemctl daemon-reload")
         self.again()
         self.host.check_output("rm -rf /etc/apt/sources.list.d/drill.list /etc/apt/preferences.d/drill /srv/drill; dpkg --force-all --purge redoubt-drill; apt-get -q update")

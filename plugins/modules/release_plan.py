@@ -113,7 +113,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 STATE = "/var/lib/redoubt"
 
-NOT_CONTENT = {"version", "run", "config", "probe", "certificate", "migrate", "setup", "hooks", "processes", "kept", "audit", "check_fail_level",
+NOT_CONTENT = {"version", "run", "config", "probe", "certificate", "migrate", "setup", "hooks", "processes", "listening", "kept", "audit", "check_fail_level",
                "allow_destructive", "several"}
 
 

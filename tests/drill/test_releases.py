@@ -105,6 +105,22 @@ def test_public_site_that_does_not_answer_is_switched_back(releases, source, unh
     assert releases.journal[-1]["release"] not in releases.told(releases.rollback(release="nonsense"))
 
 
+def test_process_that_does_not_stay_or_does_not_listen_is_switched_back(releases, lab, unharmed) -> None:
+    processes = lab.vars(lab.web)["app_processes"]
+    broken = {"worker": {"command": "{manage} runworker --no-such-option"}, "websocket": {"command": "sleep 600", "listen": True}}
+    said = {"worker": "ended as soon as it was started", "websocket": "did not listen on"}
+    for name, process in broken.items():
+        # Said again by a second run: a bad command is not the host's own because it is in place.
+        for _ in range(2 if name == "worker" else 1):
+            done = releases.deploy("v1.0.0", app_processes={**processes, name: process}, app_start_timeout=10)
+            assert done.returncode == 2, done.stdout
+            assert f"{releases.name}-{name}.service {said[name]}" in releases.told(done) and "The release that was live still is." in releases.told(done)
+            assert (releases.journal[-1]["result"], releases.journal[-1]["step"]) == ("failed", "processes")
+    assert releases.deploy("v1.0.0").returncode == 0
+    units = " ".join(f"{releases.name}-{name}.service" for name in processes)
+    assert set(releases.host.check_output(f"systemctl is-active {units}").split()) == {"active"}
+
+
 def test_two_deploys_at_once_end_in_a_sentence(releases, source) -> None:
     commit = source.commit(settings="SESSION_COOKIE_AGE = 1209601")
     first = releases.start("drill")

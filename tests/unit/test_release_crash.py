@@ -32,7 +32,7 @@ import release_host
 from pathlib import Path
 program = release_host.load()
 steps = program.steps
-steps.TOOLS, steps.STATE = Path({tools!r}), Path({state!r})
+steps.TOOLS, steps.STATE, program.STEADY = Path({tools!r}), Path({state!r}), 0
 steps.ask = lambda app, colour, path, timeout: (200 if subprocess.run(["ask", colour or "public", path]).returncode == 0 else 0, "nothing")
 os.sync = os.fsync = lambda *_: None
 if os.geteuid():
@@ -119,8 +119,8 @@ def finished(machine: Host, new: str) -> None:
 # --- The real program, killed while a command runs -------------------------------------------------------------------
 
 WORDS = ["fetch", "install", "npm ci", "collectstatic", "inspect_project.py", "./announce", "migrate --noinput", "loaddata first", "daemon-reload",
-         "start notes@green.socket", "restart notes@green.service", "ask green /login/", "ask public /login/", "./tell", "stop notes@blue.service",
-         "restart notes-worker.service"]
+         "start notes@green.socket", "restart notes@green.service", "ask green /login/", "ask public /login/", "./tell", "restart notes-worker.service",
+         "stop notes@blue.service"]
 # From here on visitors get the new one.
 SWITCHED = WORDS.index("ask public /login/")
 
@@ -267,6 +267,8 @@ def simulated(program, monkeypatch):
 
         monkeypatch.setattr(steps, "STATE", machine.state)
         monkeypatch.setattr(steps, "ask", lambda *_: (200, "200"))
+        monkeypatch.setattr(steps, "ended", lambda _: [])
+        monkeypatch.setattr(program, "STEADY", 0)
         monkeypatch.setattr(program, "systemctl", systemctl)
         monkeypatch.setattr(program.Run, "command", command)
         audit = types.SimpleNamespace(communicate=lambda timeout: ('{"dependencies": []}', ""), kill=lambda: None)

@@ -223,6 +223,7 @@ def test_a_host_without_a_description_is_a_sentence(plan_module, tmp_path) -> No
         ("setup", ["loaddata"]),
         ("kept", 9),
         ("processes", ["notes-worker.service"]),
+        ("listening", {"notes-asgi.service": "/run/notes/asgi/socket"}),
         ("probe", {}),
         ("check_fail_level", "WARNING"),
         ("allow_destructive", True),

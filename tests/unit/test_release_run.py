@@ -51,6 +51,7 @@ def machine(tmp_path, monkeypatch, program) -> Host:
             raise steps.Refused(f"https://notes.test/ answered 500 of {name}")
         return []
 
+    monkeypatch.setattr(program, "STEADY", 0)
     monkeypatch.setattr(steps, "probe", probe)
     monkeypatch.setattr(steps, "ask", lambda app, colour, path, timeout: (found.public, str(found.public)))
     return found
@@ -646,19 +647,19 @@ def test_the_first_release_is_put_in_service(machine, phase) -> None:
 
 
 def test_the_idle_colour_is_started_probed_switched_to_and_the_other_stopped(machine, phase) -> None:
-    machine.app |= {"processes": ["notes-worker.service", "notes-beat.timer"], "hooks": {"after_switch": ["./tell", "{manage} warm"]}}
+    machine.app |= {"processes": ["notes-worker.service", "notes-beat.service"], "hooks": {"after_switch": ["./tell", "{manage} warm"]}}
     machine.serving("old")
     machine.released("r1", served=False)
     answer = phase("activate", "r1", fingerprint="f00")
     assert not answer["failed"], answer
-    assert machine.calls() == [
+    assert machine.calls("systemctl show") == [
         "systemctl daemon-reload",
         "systemctl start notes@green.socket",
         "systemctl restart notes@green.service",
         "notes-run runtime r1 ./tell",
         f"notes-run runtime r1 {MANAGE} warm",
+        "systemctl restart notes-worker.service notes-beat.service",
         "systemctl stop notes@blue.service",
-        "systemctl restart notes-worker.service notes-beat.timer",
     ]
     assert machine.asked == ["green", ""]
     assert machine.live() == ("green", "r1")
@@ -674,7 +675,7 @@ def test_the_idle_colour_is_started_probed_switched_to_and_the_other_stopped(mac
     (entry,) = machine.journal()
     assert (entry["previous"], entry["result"]) == ("old", "ok")
     assert list(entry["seconds"]) == [
-        "stage", "start", "probe", "switch", "public probe", "after_switch", "drain", "processes", "prune",
+        "stage", "start", "probe", "switch", "public probe", "after_switch", "processes", "drain", "prune",
     ]
     # And back to the other one.
     machine.released("r2", served=False)
@@ -722,18 +723,20 @@ def break_at(machine: Host, program, monkeypatch, step: str, idle: str) -> None:
         monkeypatch.setattr(program.steps, "switch", broken)
     elif step == "public probe":
         machine.sick = {"public r1"}
+    elif step == "processes":
+        machine.rule("systemctl restart notes-worker.service", code=1, err="Unit is masked.")
     else:
         machine.rule("./tell", code=1, err="nobody listens")
 
 
 STEPS = {"stage": "env", "start": "Job failed", "probe": "answered 500 of r1", "switch": "No space left", "public probe": "answered 500 of public r1",
-         "after_switch": "nobody listens"}
+         "after_switch": "nobody listens", "processes": "Unit is masked"}
 
 
 # Before the first release there is no public site to ask.
 @pytest.mark.parametrize(("step", "serving"), [(step, serving) for step in STEPS for serving in (True, False) if serving or step != "public probe"])
 def test_a_step_that_fails_leaves_the_old_release(program, machine, phase, monkeypatch, step, serving) -> None:
-    machine.app["hooks"] = {"after_switch": ["./tell"]}
+    machine.app |= {"hooks": {"after_switch": ["./tell"]}, "processes": ["notes-worker.service"]}
     if serving:
         machine.serving("old")
     machine.released("r1", served=False)
@@ -761,6 +764,50 @@ def test_a_step_that_fails_leaves_the_old_release(program, machine, phase, monke
     assert not (machine.root / "colours" / new / "fingerprint").exists()
     (entry,) = machine.journal()
     assert (entry["result"], entry["step"], entry["release"]) == ("failed", step, "r1")
+
+
+@pytest.mark.parametrize("serving", [True, False])
+def test_a_process_that_ends_as_soon_as_it_starts_leaves_the_old_release(machine, phase, serving) -> None:
+    machine.app["processes"] = ["notes-asgi.service", "notes-worker.service"]
+    if serving:
+        machine.serving("old")
+    machine.released("r1", served=False)
+    machine.rule("systemctl show --property=ActiveState --value notes-asgi.service notes-worker.service", out="active\n\nactivating")
+    answer = phase("activate", "r1")
+    said = "Step 'processes' of release r1 failed: notes-worker.service ended as soon as it was started. Mend the command in app_processes, or what it needs; "
+    assert answer["msg"].startswith(said) and "what the processes said" in answer["output"]
+    assert "journalctl --no-pager --output=cat --lines=60 --unit=notes-worker.service" in machine.calls()
+    assert (machine.live(), machine.running()) == ((("blue", "old"), {"notes@blue.service"}) if serving else (("", ""), set()))
+    # They run the code that is live: with the old release again, or not at all.
+    again = "systemctl restart notes-asgi.service notes-worker.service"
+    assert machine.calls().count(again) == (2 if serving else 1)
+    assert ("systemctl stop notes-asgi.service notes-worker.service" in machine.calls()) is not serving
+    assert not (machine.home / "activating.json").exists() and machine.results() == [("r1", "failed")]
+
+
+def test_a_process_that_runs_is_watched_for_a_while(program, machine, phase, monkeypatch) -> None:
+    machine.app["processes"] = ["notes-worker.service"]
+    machine.released("r1", served=False)
+    monkeypatch.setattr(program, "STEADY", 20)
+    looks = iter([[], [], ["notes-worker.service"]])
+    monkeypatch.setattr(program.steps, "ended", lambda units: next(looks))
+    assert "notes-worker.service ended as soon" in phase("activate", "r1")["msg"]
+
+
+def test_a_process_that_is_routed_to_must_listen(machine, phase) -> None:
+    path = machine.base / "run/asgi"
+    machine.app |= {"processes": ["notes-asgi.service"], "listening": {"notes-asgi.service": str(path)}, "probe": machine.app["probe"] | {"timeout": 1}}
+    machine.rule("systemctl show --property=ActiveState", out="active")
+    machine.serving("old")
+    machine.released("r1", served=False)
+    answer = phase("activate", "r1")
+    assert f"notes-asgi.service did not listen on {path} within 1 seconds (app_start_timeout)" in answer["msg"] and machine.live() == ("blue", "old")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        # The file alone is nobody.
+        assert phase("activate", "r1")["failed"]
+        server.listen()
+        assert not phase("activate", "r1")["failed"] and machine.live() == ("green", "r1")
 
 
 def test_a_socket_that_cannot_be_started_is_a_failed_start(program, machine, phase, monkeypatch) -> None:
@@ -1004,7 +1051,8 @@ def test_what_serves_is_started_again_as_it_is_on_the_other_colour(history, phas
     green = history.root / "colours/green"
     # Not with what a run has written since and no deploy has tried.
     assert ((green / "env").read_text(), (green / "fingerprint").read_text()) == ("env of then\n", "fingerprint of c\n")
-    assert systemd(history) == ["daemon-reload", "start notes@green.socket", "restart notes@green.service", "stop notes@blue.service", "restart notes-worker.service"]
+    assert systemd(history) == ["daemon-reload", "start notes@green.socket", "restart notes@green.service", "restart notes-worker.service",
+                                "show --property=ActiveState --value notes-worker.service", "stop notes@blue.service"]
     assert history.asked == ["green", ""]
     (entry,) = history.journal()
     assert (entry["action"], entry["release"], entry["previous"], entry["result"]) == ("restart", "c", "c", "ok")

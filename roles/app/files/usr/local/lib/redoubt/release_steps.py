@@ -479,6 +479,23 @@ def restarts(unit: str) -> int:
     return int(shown.stdout.strip() or 0)
 
 
+def ended(units: list[str]) -> list[str]:
+    """Return those of the units that do not run, among them one that systemd is about to start again."""
+    shown = subprocess.run(["systemctl", "show", "--property=ActiveState", "--value", *units], capture_output=True, text=True, check=True)
+    return [unit for unit, state in zip(units, shown.stdout.split(), strict=True) if state != "active"]
+
+
+def listens(path: str) -> bool:
+    """Whether somebody answers on a unix socket."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(5)
+        try:
+            client.connect(path)
+        except OSError:
+            return False
+    return True
+
+
 def probe(app: dict, colour: str) -> list[str]:
     """Refuse a colour that does not answer as it must: the health path with 200, the others with anything but a 5xx.
 

@@ -107,7 +107,7 @@ def test_public_site_that_does_not_answer_is_switched_back(releases, source, unh
 
 def test_process_that_does_not_stay_or_does_not_listen_is_switched_back(releases, lab, unharmed) -> None:
     processes = lab.vars(lab.web)["app_processes"]
-    broken = {"worker": {"command": "{manage} runworker --no-such-option"}, "websocket": {"command": "sleep 600", "listen": True}}
+    broken = {"worker": {"command": "false"}, "websocket": {"command": "sleep 600", "listen": True}}
     said = {"worker": "ended as soon as it was started", "websocket": "did not listen on"}
     for name, process in broken.items():
         # Said again by a second run: a bad command is not the host's own because it is in place.

@@ -66,6 +66,19 @@ def test_release_that_cannot_be_is_refused(deploy, still_serves, values: dict, s
     assert "still" in told
 
 
+@pytest.mark.parametrize("values", [{"app_wsgi": "config.nowhere:application"}, {"app_project_dir": "nowhere"}], ids=["wsgi", "directory"])
+def test_boot_after_a_refused_deploy_starts_what_served(deploy, still_serves, lab, web, https, values: dict) -> None:
+    name = lab.vars(lab.web)["app_name"]
+    done = deploy(values)
+    assert done.returncode == 2 and "The release that was live still is." in " ".join(done.stdout.split()), done.stdout
+    try:
+        # As after a boot: with the unit as it is on the disk by now.
+        web.check_output(f"systemctl daemon-reload && systemctl restart {name}@$(basename $(readlink /srv/{name}/live)).service")
+        assert https.get(f"https://{lab.vars(lab.web)['app_domains'][0]}/", timeout=20).status_code == 200
+    finally:
+        assert deploy({}).returncode == 0
+
+
 def test_misspelt_variable_is_refused_before_the_first_change(deploy, still_serves) -> None:
     done = deploy({"app_domain": ["app1.test"]}, play=SITE)
     assert done.returncode == 2, done.stdout

@@ -2,6 +2,8 @@
 import logging
 import os
 
+# Here and not in the unit, which both colours share: what a deploy could not start must not be what the other one finds after a boot.
+chdir = os.path.realpath(os.path.join(os.environ["VIRTUAL_ENV"], "..", "src", "{{ app_project_dir }}"))
 # The socket is systemd's: gunicorn takes it over and listens on nothing else.
 workers = {{ app_gunicorn_workers or '2 * len(os.sched_getaffinity(0)) + 1' }}
 threads = {{ app_gunicorn_threads }}

@@ -13,6 +13,7 @@ import shutil
 import socket
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,27 @@ def test_a_note_that_was_cut_short_is_none(machine, phase) -> None:
 
 
 # --- build -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_build_leaves_room_for_the_database_and_the_logs(program, machine, phase, monkeypatch) -> None:
+    steps = program.steps
+    code = machine.serving("old") / "src/code"
+    code.write_bytes(os.urandom(3 * 2**20))
+    free = 0
+    monkeypatch.setattr(steps.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=free))
+    free = steps.RESERVE + 2 * 2**20
+    answer = phase("build", "r1")
+    assert answer["msg"].startswith(f"Step 'room' of release r1 failed: {machine.root} has 514 MiB left, and a release like the one that serves wants 515: its own 3 and 512 ")
+    assert answer["msg"].endswith("Make room there. The release that was live still is.")
+    assert machine.calls() == [] and not (machine.root / "releases/r1").exists() and machine.results() == [("r1", "failed")]
+    free = steps.RESERVE + 4 * 2**20
+    assert not phase("build", "r1")["failed"]
+    # The first one of all has nothing to go by.
+    (machine.root / "live").unlink()
+    free = steps.RESERVE - 1
+    assert phase("build", "r2")["failed"]
+    free = steps.RESERVE
+    assert not phase("build", "r2")["failed"]
 
 
 def test_a_build_takes_each_step_once(machine, phase) -> None:

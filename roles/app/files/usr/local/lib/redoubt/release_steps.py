@@ -26,6 +26,8 @@ from pathlib import Path
 TOOLS = Path("/usr/local/lib/redoubt")
 STATE = Path("/var/lib/redoubt")
 UV = TOOLS / "uv/bin/uv"
+# Bytes that a build leaves to whoever else writes to the disk.
+RESERVE = 512 * 2**20
 GUARD_HEALTH = "/-/health"
 # In the order of how exactly they pin: a lock with hashes before a list, a list before a declaration.
 REQUIREMENTS = ("uv.lock", "poetry.lock", "Pipfile.lock", "requirements.txt", "requirements/production.txt", "pyproject.toml")
@@ -289,6 +291,17 @@ def audit(app: dict, release: Path) -> None:
     packages = next((release / "venv/lib").glob("python3*/site-packages"))
     run(tool, "--path", packages, "--format=json", "--progress-spinner=off", "--vulnerability-service=osv", f"--osv-url={app['audit']['service']}",
         "--timeout=10", f"--cache-dir={Path.home() / 'pip-audit'}")
+
+
+def room(app: dict) -> None:
+    """Refuse to begin a build that may fill the disk, which others write to: the database, the logs."""
+    root, live = Path(app["root"]), Path(app["root"], "live/release")
+    # As much as the release that serves, which is the best guess there is.
+    size = sum(os.lstat(os.path.join(folder, name)).st_blocks * 512 for folder, _, names in os.walk(live.resolve()) for name in names) if live.exists() else 0
+    free = shutil.disk_usage(root).free
+    if free < size + RESERVE:
+        raise Refused(f"{root} has {free // 2**20} MiB left, and a release like the one that serves wants {(size + RESERVE) // 2**20}: its own "
+                      f"{size // 2**20} and {RESERVE // 2**20} for whoever else writes to that disk")
 
 
 def place(app: dict, release: Path) -> None:

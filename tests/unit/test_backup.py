@@ -248,7 +248,7 @@ def test_a_time_that_is_yet_to_come_is_refused(machine) -> None:
     assert not machine.fakes.calls()
 
 
-@pytest.mark.parametrize("name", ["drill", "", "..", "../x", "a/b", "A", "1a", "a b", "a" * 22, "a\n", "-x", "."])
+@pytest.mark.parametrize("name", ["drill", "next", "", "..", "../x", "a/b", "A", "1a", "a b", "a" * 22, "a\n", "-x", "."])
 @pytest.mark.parametrize("verb", ["restore", "remove"])
 def test_a_restore_beside_has_a_plain_name_of_its_own(machine, verb, name) -> None:
     if verb == "restore" and not name:
@@ -256,7 +256,7 @@ def test_a_restore_beside_has_a_plain_name_of_its_own(machine, verb, name) -> No
     words = ["restore", f"--into={name}"] if verb == "restore" else ["remove", "--", name]
     before = sorted(machine.root.rglob("*"))
     done = subprocess.run([sys.executable, "-B", str(FILES / "backup"), *words], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (1, f"{name!r} is no name for a restore: take small letters, digits and dashes, other than 'drill'.\n")
+    assert (done.returncode, done.stderr) == (1, f"{name!r} is no name for a restore: take small letters, digits and dashes, other than 'drill' and 'next'.\n")
     assert sorted(machine.root.rglob("*")) == before and not machine.fakes.calls()
 
 

@@ -237,6 +237,17 @@ def test_nginx_is_handed_on_and_ends_only_after_that(patch, monkeypatch, tmp_pat
             old.send_signal(signal.SIGQUIT)
 
 
+@pytest.mark.parametrize(("looks", "said"), [
+    ([["a"], ["rsyslog", "a"]], ["a"]), ([["a"], ["rsyslog"]], ["rsyslog"]), ([["rsyslog"], []], []), ([["a"], ["a"], ["b", "a"], ["b", "a"]], ["a"]), ([[]], []),
+])
+def test_what_is_wrong_for_a_moment_is_not_told_beside_what_stays_wrong(patch, monkeypatch, looks, said) -> None:
+    clock, answers = [0.0], iter(looks)
+    monkeypatch.setattr(patch.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(patch.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    monkeypatch.setattr(patch, "ill", lambda app, timeout: next(answers))
+    assert patch.well(None, 2 * (len(looks) - 1)) == said
+
+
 def test_without_needrestart_nothing_is_known_and_nothing_said_to_be_well(patch, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda _: None)
     assert "not installed yet" in patch.services("notes")["restart_unknown"]

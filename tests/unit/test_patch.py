@@ -74,6 +74,17 @@ def test_a_host_is_given_time_and_not_more(patch, monkeypatch):
     assert patch.well(None, 0) == ["a.service has failed"]
 
 
+@pytest.mark.parametrize(("looks", "said"), [
+    ([["a"], ["rsyslog", "a"]], ["a"]), ([["a"], ["rsyslog"]], ["rsyslog"]), ([["rsyslog"], []], []), ([["a"], ["a"], ["b", "a"], ["b", "a"]], ["a"]), ([[]], []),
+])
+def test_what_is_wrong_for_a_moment_is_not_told_beside_what_stays_wrong(patch, monkeypatch, looks, said) -> None:
+    clock, answers = [0.0], iter(looks)
+    monkeypatch.setattr(patch.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(patch.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    monkeypatch.setattr(patch, "ill", lambda app, timeout: next(answers))
+    assert patch.well(None, 2 * (len(looks) - 1)) == said
+
+
 def test_who_is_out_of_the_list_is_known_until_it_is_back(patch, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(patch, "OUT", str(tmp_path / "redoubt/patch-drained"))
     monkeypatch.setattr(patch, "well", lambda app, timeout: ["a.service has failed"])
@@ -235,17 +246,6 @@ def test_nginx_is_handed_on_and_ends_only_after_that(patch, monkeypatch, tmp_pat
                 patch.hand_nginx_on(str(pid))
             assert old.poll() is None
             old.send_signal(signal.SIGQUIT)
-
-
-@pytest.mark.parametrize(("looks", "said"), [
-    ([["a"], ["rsyslog", "a"]], ["a"]), ([["a"], ["rsyslog"]], ["rsyslog"]), ([["rsyslog"], []], []), ([["a"], ["a"], ["b", "a"], ["b", "a"]], ["a"]), ([[]], []),
-])
-def test_what_is_wrong_for_a_moment_is_not_told_beside_what_stays_wrong(patch, monkeypatch, looks, said) -> None:
-    clock, answers = [0.0], iter(looks)
-    monkeypatch.setattr(patch.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(patch.time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
-    monkeypatch.setattr(patch, "ill", lambda app, timeout: next(answers))
-    assert patch.well(None, 2 * (len(looks) - 1)) == said
 
 
 def test_without_needrestart_nothing_is_known_and_nothing_said_to_be_well(patch, monkeypatch):

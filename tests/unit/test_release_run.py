@@ -796,7 +796,7 @@ def test_a_process_that_ends_as_soon_as_it_starts_leaves_the_old_release(machine
     machine.released("r1", served=False)
     machine.rule("systemctl show --property=ActiveState --value notes-asgi.service notes-worker.service", out="active\n\nactivating")
     answer = phase("activate", "r1")
-    said = "Step 'processes' of release r1 failed: notes-worker.service ended as soon as it was started. Mend the command in app_processes, or what it needs; "
+    said = "Step 'processes' of release r1 failed: notes-worker.service ended as soon as it was started. Mend its command in app_processes, or what it needs; "
     assert answer["msg"].startswith(said) and "what the processes said" in answer["output"]
     assert "journalctl --no-pager --output=cat --lines=60 --unit=notes-worker.service" in machine.calls()
     assert (machine.live(), machine.running()) == ((("blue", "old"), {"notes@blue.service"}) if serving else (("", ""), set()))
@@ -1001,6 +1001,15 @@ def test_older_code_is_not_put_on_newer_tables(program, history, phase) -> None:
     assert not phase("rollback", "a")["failed"], "this one knows of it"
     history.app["allow_destructive"] = True
     assert not phase("rollback", "b")["failed"]
+
+
+def test_a_rollback_is_not_given_up_for_a_process_that_ends(history, phase) -> None:
+    history.app["processes"] = ["notes-worker.service"]
+    history.rule("--property=ActiveState", out="activating")
+    answer = phase("rollback", action="rollback")
+    assert not answer["failed"] and history.live() == ("green", "b") and history.running() == {"notes@green.service"}
+    told = "The site serves, but notes-worker.service ended as soon as it was started. Mend its command in app_processes, or what it needs; `journalctl -u` it on the host says why."
+    assert told in answer["notes"] and "what the processes said" in answer["output"]
 
 
 def test_a_rollback_that_fails_holds_nothing_back(history, phase) -> None:

@@ -807,6 +807,15 @@ def test_a_process_that_ends_as_soon_as_it_starts_leaves_the_old_release(machine
     assert not (machine.home / "activating.json").exists() and machine.results() == [("r1", "failed")]
 
 
+def test_a_process_that_nobody_knows_of_is_not_taken_to_run(machine, phase) -> None:
+    machine.app["processes"] = ["notes-worker.service"]
+    machine.serving("old")
+    machine.released("r1", served=False)
+    machine.rule("--property=ActiveState", code=1, err="Failed to connect to bus")
+    answer = phase("activate", "r1")
+    assert "systemctl does not say how notes-worker.service fare: Failed to connect to bus" in answer["msg"] and machine.live() == ("blue", "old")
+
+
 def test_a_process_that_runs_is_watched_for_a_while(program, machine, phase, monkeypatch) -> None:
     machine.app["processes"] = ["notes-worker.service"]
     machine.released("r1", served=False)

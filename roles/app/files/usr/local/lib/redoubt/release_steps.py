@@ -7,6 +7,7 @@ written by the role), `release` the folder ``<root>/releases/<id>``.
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import hashlib
 import http.client
@@ -297,7 +298,12 @@ def room(app: dict) -> None:
     """Refuse to begin a build that may fill the disk, which others write to: the database, the logs."""
     root, live = Path(app["root"]), Path(app["root"], "live/release")
     # As much as the release that serves, which is the best guess there is.
-    size = sum(os.lstat(os.path.join(folder, name)).st_blocks * 512 for folder, _, names in os.walk(live.resolve()) for name in names) if live.exists() else 0
+    size = 0
+    for folder, _, names in os.walk(live.resolve()) if live.exists() else ():
+        for name in names:
+            # What the processes may write there comes and goes.
+            with contextlib.suppress(FileNotFoundError):
+                size += os.lstat(os.path.join(folder, name)).st_blocks * 512
     free = shutil.disk_usage(root).free
     if free < size + RESERVE:
         raise Refused(f"{root} has {free // 2**20} MiB left, and a release like the one that serves wants {(size + RESERVE) // 2**20}: its own "
@@ -494,7 +500,9 @@ def restarts(unit: str) -> int:
 
 def ended(units: list[str]) -> list[str]:
     """Return those of the units that do not run, among them one that systemd is about to start again."""
-    shown = subprocess.run(["systemctl", "show", "--property=ActiveState", "--value", *units], capture_output=True, text=True, check=True)
+    shown = subprocess.run(["systemctl", "show", "--property=ActiveState", "--value", *units], capture_output=True, text=True, check=False)
+    if shown.returncode:
+        raise Refused(f"systemctl does not say how {', '.join(units)} fare: {shown.stderr.strip() or 'it printed nothing'}")
     return [unit for unit, state in zip(units, shown.stdout.split(), strict=True) if state != "active"]
 
 

@@ -44,9 +44,12 @@ class Served:
     def __init__(self, folder, threads):
         self.path = str(folder / "socket")
         (folder / "gunicorn.conf.py").write_text(configuration(threads))
-        (folder / "served.py").write_text(SITE)
+        # Not where it is started, but in the folder of the project beside the environment.
+        project = folder / "src" / str(threads)
+        project.mkdir(parents=True)
+        (project / "served.py").write_text(SITE)
         command = [sys.executable, "-c", "from gunicorn.app.wsgiapp import run; run()", "--config=gunicorn.conf.py", "--workers=1", "--max-requests=0", f"--bind=unix:{self.path}", "served:site"]
-        self.process = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL, start_new_session=True)
+        self.process = subprocess.Popen(command, cwd=folder, env={**os.environ, "VIRTUAL_ENV": str(folder / "venv")}, stderr=subprocess.DEVNULL, start_new_session=True)
 
     def ask(self, target: str) -> tuple[bytes, bytes]:
         """All that is sent until the connection ends: headers and body."""
@@ -131,6 +134,7 @@ def configured(monkeypatch, kind, times=1):
     if kind:
         module.Response = type(kind.__name__, (kind,), {"write": kind.write} if hasattr(kind, "write") else {})
     monkeypatch.setitem(sys.modules, "gunicorn.http.wsgi", module)
+    monkeypatch.setenv("VIRTUAL_ENV", "/srv/notes/live/release/venv")
     for _ in range(times):
         exec(configuration(1), {})  # noqa: S102 as gunicorn reads it
     return module.Response if kind else None

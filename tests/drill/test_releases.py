@@ -105,14 +105,15 @@ def test_public_site_that_does_not_answer_is_switched_back(releases, source, unh
     assert releases.journal[-1]["release"] not in releases.told(releases.rollback(release="nonsense"))
 
 
-def test_process_that_does_not_stay_or_does_not_listen_is_switched_back(releases, lab, unharmed) -> None:
+def test_process_that_does_not_stay_or_does_not_listen_is_switched_back(releases, source, lab, unharmed) -> None:
+    source.commit(settings="SESSION_COOKIE_AGE = 1209603")
     processes = lab.vars(lab.web)["app_processes"]
     broken = {"worker": {"command": "false"}, "websocket": {"command": "sleep 600", "listen": True}}
     said = {"worker": "ended as soon as it was started", "websocket": "did not listen on"}
     for name, process in broken.items():
         # Said again by a second run: a bad command is not the host's own because it is in place.
         for _ in range(2 if name == "worker" else 1):
-            done = releases.deploy("v1.0.0", app_processes={**processes, name: process}, app_start_timeout=10)
+            done = releases.deploy("drill", app_processes={**processes, name: process}, app_start_timeout=10)
             assert done.returncode == 2, done.stdout
             assert f"{releases.name}-{name}.service {said[name]}" in releases.told(done) and "The release that was live still is." in releases.told(done)
             assert (releases.journal[-1]["result"], releases.journal[-1]["step"]) == ("failed", "processes")

@@ -825,6 +825,14 @@ def test_a_process_that_runs_is_watched_for_a_while(program, machine, phase, mon
     assert "notes-worker.service ended as soon" in phase("activate", "r1")["msg"]
 
 
+def test_who_starts_in_no_time_is_watched_as_long_as_others(program, machine, phase, monkeypatch) -> None:
+    monkeypatch.setattr(program, "STEADY", 0.6)
+    machine.app |= {"processes": ["notes-worker.service"], "probe": machine.app["probe"] | {"timeout": 0}}
+    machine.released("r1", served=False)
+    began = time.monotonic()
+    assert not phase("activate", "r1")["failed"] and time.monotonic() - began >= 0.6
+
+
 def test_a_process_that_is_routed_to_must_listen(machine, phase) -> None:
     path = machine.base / "run/asgi"
     machine.app |= {"processes": ["notes-asgi.service"], "listening": {"notes-asgi.service": str(path)}, "probe": machine.app["probe"] | {"timeout": 1}}

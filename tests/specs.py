@@ -25,6 +25,12 @@ def load(path: pathlib.Path) -> Any:
     return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
+def specification(role: pathlib.Path) -> pathlib.Path:
+    """The file that describes a role's variables. That of `site` says itself why it is called otherwise."""
+    contract = role / "meta" / "contract.yml"
+    return contract if contract.is_file() else role / "meta" / "argument_specs.yml"
+
+
 # --- README ----------------------------------------------------------------------------------------------------------
 
 
@@ -96,7 +102,7 @@ def readme(role: pathlib.Path, specs: dict) -> str:
         else:
             lines += [f"### One value of `{entry}`", ""]
         lines += [*table(spec["options"]), ""] if spec.get("options") else []
-    lines.append("<!-- Written by `make docs` from meta/argument_specs.yml. Change that file instead. -->")
+    lines.append(f"<!-- Written by `make docs` from meta/{specification(role).name}. Change that file instead. -->")
     return "\n".join(lines) + "\n"
 
 
@@ -132,9 +138,9 @@ def uncommented(text: str) -> Iterator[str]:
 
 def check_role(folder: pathlib.Path) -> Iterator[str]:
     role = folder.name
-    specs = (load(folder / "meta" / "argument_specs.yml") or {}).get("argument_specs") or {}
+    specs = (load(specification(folder)) or {}).get("argument_specs") or {}
     if "main" not in specs:
-        yield f"{role}: meta/argument_specs.yml has no entry main"
+        yield f"{role}: meta/{specification(folder).name} has no entry main"
         return
     if not specs["main"].get("short_description"):
         yield f"{role}: argument_specs.main has no short_description"
@@ -180,17 +186,16 @@ def check(root: pathlib.Path) -> Iterator[str]:
         if not folder.is_dir():
             continue
         yield from check_role(folder)
-        specs = load(folder / "meta" / "argument_specs.yml") or {}
+        specs = load(specification(folder)) or {}
         for name in (specs.get("argument_specs", {}).get("main", {}).get("options")) or {}:
             if owner.setdefault(name, folder.name) != folder.name:
                 yield f"{folder.name}: {name} belongs to the role {owner[name]} already"
 
 
 def write(root: pathlib.Path) -> None:
-    for spec in sorted((root / "roles").glob("*/meta/argument_specs.yml")):
-        role = spec.parent.parent
+    for role in sorted(path for path in (root / "roles").iterdir() if path.is_dir()):
         page = role / "README.md"
-        text = readme(role, load(spec)["argument_specs"])
+        text = readme(role, load(specification(role))["argument_specs"])
         if not page.is_file() or page.read_text(encoding="utf-8") != text:
             page.write_text(text, encoding="utf-8")
             print(page.relative_to(root))

@@ -13,14 +13,13 @@ import jinja2
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
-from ansible_collections.redoubt.django.plugins.plugin_utils import contract, sources
+from ansible_collections.redoubt.django.plugins.plugin_utils import contract, secret_needs, sources
 
 try:  # where a value was written; a private interface, so that its absence only costs the file names in the sentences
     from ansible._internal._datatag._tags import Origin
 except ImportError:  # pragma: no cover
     Origin = None
 
-ROLES = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))), "roles")
 UNDEFINED = re.compile(r"'(\w+)' is undefined")
 # Rendered for the rules that compare them with our own variables.
 CONNECTION = ("ansible_user", "ansible_connection", "ansible_host", "ansible_port")
@@ -65,7 +64,7 @@ class ActionModule(ActionBase):
 
     def alone(self, task_vars: dict) -> list[str]:
         """What one role is told, where the rest of the inventory may be half edited."""
-        report, shared, roles = Report(task_vars["ansible_play_hosts_all"]), Shared(), {self.only: self.load_roles()[self.only]}
+        report, shared, roles = Report(task_vars["ansible_play_hosts_all"]), Shared(), {self.only: secret_needs.roles(self._loader)[self.only]}
         for host in report.hosts:
             checked = HostCheck(self, task_vars, host, [], roles, shared)
             for problem in checked.stated():
@@ -78,7 +77,7 @@ class ActionModule(ActionBase):
         groups = task_vars["groups"]
         # localhost is in the play so that an inventory without hosts does not pass for one with nothing to do.
         hosts = [host for host in task_vars["ansible_play_hosts_all"] if host in groups["all"]]
-        roles = self.load_roles()
+        roles = secret_needs.roles(self._loader)
         report = Report(hosts)
         inventory = [str(source) for source in task_vars.get("ansible_inventory_sources") or []]
         for sentence in sources.check_twice(inventory):
@@ -131,19 +130,6 @@ class ActionModule(ActionBase):
         for (name, port), hosts in sorted(address.items()):
             if len(hosts) > 1:
                 report.add(f"{contract.listed(hosts)} are the same machine ({name}, port {port}): keep one name, in all its groups")
-
-    def load_roles(self) -> dict[str, dict]:
-        """Interface and defaults of every role of the collection."""
-        roles = {}
-        for name in sorted(os.listdir(ROLES)):
-            spec = os.path.join(ROLES, name, "meta", "argument_specs.yml")
-            defaults = os.path.join(ROLES, name, "defaults", "main.yml")
-            if os.path.isfile(spec):
-                roles[name] = {
-                    "specs": self._loader.load_from_file(spec, unsafe=True)["argument_specs"],
-                    "defaults": (self._loader.load_from_file(defaults, unsafe=True, trusted_as_template=True) or {}) if os.path.isfile(defaults) else {},
-                }
-        return roles
 
     def host_vars(self, task_vars: dict, host: str) -> dict:
         """What the host's variables are in this play, not rendered."""

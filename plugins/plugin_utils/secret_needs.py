@@ -50,13 +50,13 @@ class Needs:
 
 
 def roles(loader) -> dict[str, dict]:
-    """Interface and defaults of every role of the collection."""
+    """Interface and defaults of every role of the collection. They are the loader's own: nobody may change them."""
     found = {}
-    for spec in sorted(ROLES.glob("*/meta/argument_specs.yml")):
+    for spec in sorted([*ROLES.glob("*/meta/argument_specs.yml"), *ROLES.glob("*/meta/contract.yml")]):
         defaults = spec.parent.parent / "defaults" / "main.yml"
         found[spec.parent.parent.name] = {
-            "specs": loader.load_from_file(str(spec))["argument_specs"],
-            "defaults": (loader.load_from_file(str(defaults), trusted_as_template=True) or {}) if defaults.is_file() else {},
+            "specs": loader.load_from_file(str(spec), unsafe=True)["argument_specs"],
+            "defaults": (loader.load_from_file(str(defaults), unsafe=True, trusted_as_template=True) or {}) if defaults.is_file() else {},
         }
     return found
 

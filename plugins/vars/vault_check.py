@@ -22,20 +22,20 @@ description:
 """
 
 MAGIC = b"$ANSIBLE_VAULT;"
-seen: set[str] = set()
+seen: set[tuple[str, str, str]] = set()
 
 
 class VarsModule(BaseVarsPlugin):
     is_stateless = True
 
     def get_vars(self, loader, path, entities, cache=True):
-        folder = os.path.realpath(basedir(path))
         for entity in entities if isinstance(entities, list) else [entities]:
             subdir = "host_vars" if entity.base_type is InventoryObjectType.HOST else "group_vars"
-            place = os.path.join(folder, subdir)
-            if entity.name.startswith(os.path.sep) or os.path.join(place, entity.name) in seen:
+            # It is asked for each task and host.
+            if entity.name.startswith(os.path.sep) or (path, subdir, entity.name) in seen:
                 continue
-            seen.add(os.path.join(place, entity.name))
+            seen.add((path, subdir, entity.name))
+            place = os.path.join(os.path.realpath(basedir(path)), subdir)
             for found in loader.find_vars_files(place, entity.name) if os.path.isdir(place) else []:
                 open_vault(loader, os.fsdecode(found))
         return {}

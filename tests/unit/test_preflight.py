@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT / "collections"))
 from ansible_collections.redoubt.django.plugins.action import preflight
 from ansible_collections.redoubt.django.plugins.plugin_utils import contract, sources
 
-SPECS = {path.parts[-3]: yaml.safe_load(path.read_text())["argument_specs"] for path in sorted(ROOT.glob("roles/*/meta/argument_specs.yml"))}
+SPECS = {path.parts[-3]: yaml.safe_load(path.read_text())["argument_specs"] for name in ("argument_specs", "contract") for path in ROOT.glob(f"roles/*/meta/{name}.yml")}
 OPTIONS = {name: spec for role in SPECS.values() for name, spec in (role["main"].get("options") or {}).items()}
 KEY = "q0Zr8-3uVnWkX2yLbT7cMfD1sHgE5aJpK9oNiR4vQwUx6BzYtCl"
 
@@ -1119,7 +1119,7 @@ def test_every_playbook_has_a_preflight_or_says_that_it_has_none():
             assert all(play["vars"]["site_preflight"] == "skipped" for play in ([first] if not preflight["only"] else []) + others if play["hosts"] != "localhost"), path
     for path in sorted(ROOT.glob("roles/*/meta/main.yml")):
         for role in yaml.safe_load(path.read_text())["dependencies"]:
-            assert role == {"role": "redoubt.django.site", "when": "site_preflight is not defined"}, path
+            assert role == {"role": "redoubt.django.site"}, path
 
 
 @pytest.fixture

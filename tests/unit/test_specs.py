@@ -33,7 +33,7 @@ def copy(tmp_path):
     return tmp_path
 
 
-SPEC, DEFAULTS = "meta/argument_specs.yml", "defaults/main.yml"
+SPEC, DEFAULTS = "meta/contract.yml", "defaults/main.yml"
 
 
 @pytest.mark.parametrize(
@@ -80,5 +80,5 @@ def test_guard_parts_are_those_of_the_guard():
     """The inventory may name what the package knows, no more and no less; Django is not there to ask."""
     source = (ROOT / "guard/redoubt_guard/overlay.py").read_text()
     parts = [*re.findall(r'\bOverride\(\s*"(\w+)"', source), *re.findall(r'"(\w+)"', re.search(r"^PARTS = (.*)$", source, re.MULTILINE)[1])]
-    options = specs.load(ROOT / "roles/site/meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+    options = specs.load(ROOT / "roles/site/meta/contract.yml")["argument_specs"]["main"]["options"]
     assert len(parts) > 20 and options["app_guard_skip"]["choices"] == parts

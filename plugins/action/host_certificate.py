@@ -5,11 +5,14 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.redoubt.django.plugins.modules.host_certificate import ARGUMENTS
+from ansible_collections.redoubt.django.plugins.modules.host_certificate import ARGUMENTS, MODES
 from ansible_collections.redoubt.django.plugins.plugin_utils.authority import Authority, Unusable, described
+
+BETWEEN = "--redoubt--"
 
 
 class ActionModule(ActionBase):
@@ -28,7 +31,7 @@ class ActionModule(ActionBase):
         check = self._task.check_mode
         here = {"folder": args["folder"], "group": args["group"]}
 
-        found = self._execute_module(
+        found = self.look(**here) or self._execute_module(
             module_name="redoubt.django.host_certificate", module_args={**here, "do": "read"}, task_vars=task_vars)
         found.pop("invocation", None)
         if found.get("failed"):
@@ -55,3 +58,35 @@ class ActionModule(ActionBase):
             module_args={**here, "do": "install", "certificate": certificate, "ca": trusted}, task_vars=task_vars)
         done.pop("invocation", None)
         return {**done, **result} if not done.get("failed") else done
+
+    def look(self, folder: str, group: str) -> dict | None:
+        """What the module would read, at a tenth of its cost; none where it is the module's to judge."""
+        if not self._connection.has_pipelining:
+            return None
+        answer = self._low_level_execute_command("/bin/sh", sudoable=True, in_data=question(folder, group).encode())
+        return understood(answer["stdout"]) if answer["rc"] == 0 else None
+
+
+def question(folder: str, group: str) -> str:
+    return f"""\
+set -e
+cd {shlex.quote(folder)}
+test ! -e .pending
+getent group {shlex.quote(group)} | cut -d: -f3
+stat --dereference --format '%u %g %a' {shlex.join(MODES)}
+echo {BETWEEN}
+openssl pkey -in host.key -pubout
+echo {BETWEEN}
+cat host.pem
+echo {BETWEEN}
+cat ca.pem
+"""
+
+
+def understood(answer: str) -> dict | None:
+    """What a host says to the question; none where anything belongs to somebody else or is open to others, which the module names."""
+    states, *texts = answer.replace("\r\n", "\n").split(f"{BETWEEN}\n")
+    number, *owners = states.splitlines() or [""]
+    if len(texts) != 3 or owners != [f"0 {number if name == 'host.key' else 0} {mode:o}" for name, mode in MODES.items()]:
+        return None
+    return {"changed": False, "made": False, "public_key": texts[0], "certificate": texts[1], "ca": texts[2], "astray": []}

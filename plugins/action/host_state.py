@@ -4,28 +4,47 @@
 
 from __future__ import annotations
 
+import typing as t
+
 from ansible.plugins.action import ActionBase
-from ansible_collections.redoubt.django.plugins.modules.units import PROPERTIES
+from ansible_collections.redoubt.django.plugins.modules.units import PROPERTIES, parse_show
 
 BETWEEN = "--redoubt--"
 SCRIPT = f"""\
 set -e
+export SYSTEMD_COLORS=0
 dpkg-query --show --showformat '${{db:Status-Abbrev}}${{Package}}\\n'
 echo {BETWEEN}
 cd /etc/systemd/system
 enabled=$(find . -mindepth 2 -maxdepth 2 -path '*.wants/*' ! -name '*.target' -printf '%f\\n' | sort -u)
 masked=$(find . -mindepth 1 -maxdepth 1 -lname /dev/null -printf '%f\\n')
-# What its own conditions keep from running is not loaded, unless it is asked for by its name.
-systemctl show --property={",".join(PROPERTIES)} -- '*.service' '*.timer' '*.socket' $enabled $masked
+generated=$(find /run/systemd/generator -mindepth 2 -maxdepth 2 -path '*.wants/*.service' -printf '%f\\n' || :)
+# Of the others that are loaded only this is asked: all properties of all units take systemd longer than the rest of it together.
+systemctl show --property={",".join(PROPERTIES)} -- $enabled $generated $masked
+echo {BETWEEN}
+systemctl list-units --all --plain --no-legend --full -- '*.service' '*.timer' '*.socket'
 echo {BETWEEN}
 echo "$enabled"
+echo {BETWEEN}
+# Names of units that are others' too.
+find . /usr/lib/systemd/system -mindepth 1 -maxdepth 1 -type l ! -lname /dev/null -printf '%f\\n'
 echo {BETWEEN}
 . /etc/os-release
 echo "$ID" "${{VERSION_ID:-0}}" "${{VERSION_CODENAME:--}}"
 grep '^MemTotal:' /proc/meminfo
 nproc --all
-systemd-detect-virt || :
-! systemd-detect-virt --quiet --container || echo container"""
+if systemd-detect-virt --container; then
+    echo container
+else
+    systemd-detect-virt --vm || :
+fi
+echo {BETWEEN}
+# Their hashes stay here.
+getent group sudo | cut -d: -f4 | tr , '\\n' | while read -r name; do
+    getent passwd "$name" | while IFS=: read -r _ _ _ _ _ home shell; do
+        ! test -d "$home" || echo "$name:$(getent shadow "$name" | cut -d: -f8):$shell"
+    done
+done"""
 
 
 class ActionModule(ActionBase):
@@ -37,19 +56,29 @@ class ActionModule(ActionBase):
         self.validate_argument_spec({})
         answer = self._low_level_execute_command(SCRIPT, sudoable=True)
         parts = answer["stdout"].replace("\r\n", "\n").split(f"{BETWEEN}\n")
-        if answer["rc"] or len(parts) != 4:
+        if answer["rc"] or len(parts) != 7:
             said = (answer["stderr"] or answer["stdout"]).strip().splitlines()
             return {**result, "failed": True, "msg": "The host does not say which packages and units it has: "
                     f"{said[-1] if said else 'it answered nothing'}. It must be Debian, with systemd, and let us become root."}
-        packages, units, enabled, machine = parts
+        packages, shown, listed, enabled, aliases, machine, accounts = parts
         return {
             **result,
             "changed": False,
             "packages": [line[3:] for line in packages.splitlines() if line[1:3] == "i "],
-            "units": units,
+            "units": shown + "".join(others(listed, shown)),
             "enabled": enabled.split(),
+            "aliases": aliases.split(),
+            "administrators": [name for name, ends, shell in (line.split(":") for line in accounts.splitlines()) if (ends, shell) == ("", "/bin/bash")],
             "ansible_facts": facts(machine.splitlines()),
         }
+
+
+def others(listed: str, shown: str) -> t.Iterator[str]:
+    """What is known of the units that nothing enables, in the form of those that were shown."""
+    known = {name for state in parse_show(shown) for name in state.get("Names", "").split()}
+    for unit, load, active, *_ in map(str.split, listed.splitlines()):
+        if unit not in known:
+            yield f"\nId={unit}\nNames={unit}\nLoadState={load}\nActiveState={active}\nUnitFileState=\n"
 
 
 def facts(lines: list[str]) -> dict:

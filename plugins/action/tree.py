@@ -21,6 +21,7 @@ from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
 from ansible_collections.redoubt.django.plugins.module_utils.tree_transaction import Entry, Plan, parents
 from ansible_collections.redoubt.django.plugins.modules.tree import ARGUMENTS, pack
+from ansible_collections.redoubt.django.plugins.plugin_utils import tree_seen
 from jinja2 import TemplateSyntaxError, Undefined
 
 # As the stock template action has them.
@@ -39,6 +40,9 @@ class ActionModule(ActionBase):
         _, args = self.validate_argument_spec(ARGUMENTS)
         source = self.source_folder(args["src"])
         plan = self.make_plan(args, source, task_vars or {})
+        if self.is_unchanged(plan, args["root"]):
+            # As the module says it.
+            return {"changed": False, "files": {}, "changed_paths": [], "validated": True, **({"diff": []} if self._task.diff else {})}
         result = self._execute_module(
             module_name="redoubt.django.tree",
             module_args={"plan": pack(plan), "root": args["root"]},
@@ -47,6 +51,14 @@ class ActionModule(ActionBase):
         # The task's own arguments may hold contents (extra); what the module was sent says nothing to a person.
         result.pop("invocation", None)
         return result
+
+    def is_unchanged(self, plan: Plan, root: str) -> bool:
+        """Whether the host has all of it already, as far as that can be told without the module."""
+        question = tree_seen.script(plan, root)
+        if question is None or not self._connection.has_pipelining:
+            return False
+        answer = self._low_level_execute_command("/bin/sh", sudoable=True, in_data=question.encode())
+        return answer["rc"] == 0 and tree_seen.unchanged(plan, root, answer["stdout"])
 
     def source_folder(self, src: str | None) -> str:
         if src:

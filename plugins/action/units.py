@@ -22,7 +22,7 @@ class ActionModule(ActionBase):
 
 
 def as_wanted(args: dict, seen: dict) -> bool:
-    """Whether the units were, when the play looked (`packages`, `units`, `enabled` of host_state), as these arguments want them.
+    """Whether the units were, when the play looked (`units`, `enabled`, `aliases` of host_state), as these arguments want them.
 
     False where that cannot be told from it: what is to be done whatever the state is, or of what nothing was seen.
     """
@@ -32,7 +32,7 @@ def as_wanted(args: dict, seen: dict) -> bool:
     wanted = {name: list(args.get(name) or []) for name in units.LISTS}
     for unit in wanted["disabled"]:
         # What systemd has not loaded does not run, and would be loaded if a unit of this boot asked for it.
-        if unit not in states and unit not in seen["enabled"]:
+        if unit not in states and unit not in seen["enabled"] and unit not in seen["aliases"]:
             states[unit] = {"LoadState": "not-found"}
     names = {unit for each in wanted.values() for unit in each}
     if not names <= states.keys() or any(states[name].get("NeedDaemonReload") == "yes" for name in names):

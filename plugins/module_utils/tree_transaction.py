@@ -215,9 +215,7 @@ class Tree:
             kept.update(parents(path))
 
         def walk(folder: str, everything: bool) -> None:
-            with os.scandir(self.at(folder)) as listing:
-                names = sorted(item.name for item in listing)
-            for name in names:
+            for name in self.names(folder):
                 path = f"{folder}/{name}"
                 if is_temporary(name) or (path in kept and not everything):
                     if path in kept and self.state(path).kind == "folder":
@@ -239,14 +237,9 @@ class Tree:
         for path in self.plan.purge:
             for folder in [*parents(path), path]:
                 self.refuse_foreign_link(folder)
-            if os.path.isdir(self.at(path)) and path not in found:
+            if path not in found and self.is_folder(path):
                 walk(path, False)
         return [found[path] for path in sorted(found)]
-
-    def same_content(self, entry: Entry, state: State) -> bool:
-        if entry.kind == "link":
-            return os.readlink(self.at(entry.path)) == entry.target
-        return state.size == len(entry.content) and read_file(self.at(entry.path)) == entry.content
 
     def attributes_change(self, entry: Entry, state: State) -> Change | None:
         """A change of mode or owner only. A folder's unset attribute is left as it is found."""
@@ -270,22 +263,45 @@ class Tree:
     def lookup_id(self, kind: str, name: str | None, path: str) -> int | None:
         """The number of a user or group; none in check mode when it does not exist yet."""
         if name is None:
-            return os.geteuid() if kind == "user" else os.getegid()
+            return self.own_id(kind)
         if name.isdigit():
             return int(name)
         if (kind, name) not in self._ids:
-            try:
-                number = pwd.getpwnam(name).pw_uid if kind == "user" else grp.getgrnam(name).gr_gid
-            except KeyError:
-                number = None
-            self._ids[kind, name] = number
+            self._ids[kind, name] = self.id_of(kind, name)
         number = self._ids[kind, name]
         if number is None and not self.check:
             raise TreeError(f"/{path} is to belong to the {kind} {name!r}, which does not exist on this host.")
         return number
 
+    # What follows is all that a comparison asks of the host.
+
     def at(self, path: str) -> str:
         return os.path.join(self.root, path)
+
+    def own_id(self, kind: str) -> int:
+        """The number of the user or group that this runs as."""
+        return os.geteuid() if kind == "user" else os.getegid()
+
+    def id_of(self, kind: str, name: str) -> int | None:
+        """The number of a user or group; none when it does not exist."""
+        try:
+            return pwd.getpwnam(name).pw_uid if kind == "user" else grp.getgrnam(name).gr_gid
+        except KeyError:
+            return None
+
+    def names(self, folder: str) -> list[str]:
+        """What is in a folder, sorted."""
+        with os.scandir(self.at(folder)) as listing:
+            return sorted(item.name for item in listing)
+
+    def is_folder(self, path: str) -> bool:
+        """Whether there is a folder, be it at the end of a symbolic link."""
+        return os.path.isdir(self.at(path))
+
+    def same_content(self, entry: Entry, state: State) -> bool:
+        if entry.kind == "link":
+            return os.readlink(self.at(entry.path)) == entry.target
+        return state.size == len(entry.content) and read_file(self.at(entry.path)) == entry.content
 
     def state(self, path: str, follow: bool = False) -> State | None:
         try:

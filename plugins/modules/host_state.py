@@ -6,8 +6,8 @@ DOCUMENTATION = """
 module: host_state
 short_description: Read what decides whether later tasks have anything to do
 description:
-  - Reads which packages are installed in which state systemd's units are and how large the host is, in one command and without a
-    module's cost of a third of a second. What finds its state here already needs no task of its own.
+  - Reads which packages are installed, in which state systemd's units are, who are administrators, and how large the host is, in one
+    command and without a module's cost of a third of a second. What finds its state here already needs no task of its own.
   - It is what there was at that moment. A task that follows a change of its own must not go by it.
 attributes:
   check_mode:
@@ -30,11 +30,23 @@ packages:
   type: list
   elements: str
 units:
-  description: What C(systemctl show) says of the loaded services, timers and sockets. The option O(redoubt.django.units#module:seen) takes it.
+  description:
+    - What C(systemctl show) says of the services, timers and sockets that are enabled, generated or masked, and in the same form what is
+      known of the others that are loaded. The option O(redoubt.django.units#module:seen) takes it.
   returned: success
   type: str
 enabled:
   description: Units that are linked to be started with another one.
+  returned: success
+  type: list
+  elements: str
+aliases:
+  description: Names in systemd's folders that lead to units of another name.
+  returned: success
+  type: list
+  elements: str
+administrators:
+  description: Accounts in the group sudo that have a home and bash for a shell, and do not end.
   returned: success
   type: list
   elements: str

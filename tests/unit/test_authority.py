@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import pathlib
+import shutil
 import stat
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent / "collections"))
 
+from ansible_collections.redoubt.django.plugins.action import host_certificate as action
 from ansible_collections.redoubt.django.plugins.modules import host_certificate
 from ansible_collections.redoubt.django.plugins.plugin_utils import contract
 from ansible_collections.redoubt.django.plugins.plugin_utils.authority import Authority, Unusable, described, public
@@ -205,6 +207,41 @@ def test_a_key_that_others_can_read_is_seen(folder):
     folder.make_key()
     os.chmod(folder.file("host.key"), 0o644)
     assert "host.key has another owner or mode" in folder.astray()
+
+
+@pytest.fixture
+def installed(tmp_path):
+    place = host_certificate.Folder(str(tmp_path), "daemon")
+    place.make_key()
+    place.install({"ca.pem": CA, "host.pem": Authority(CA, CA_KEY).sign(place.public_key(), NAMES, ADDRESSES, 730, NOW)})
+    return place
+
+
+def looked(place) -> dict | None:
+    answer = subprocess.run(["/bin/sh"], input=action.question(place.path, "daemon"), capture_output=True, text=True, check=False)
+    assert "PRIVATE" not in answer.stdout
+    return action.understood(answer.stdout) if answer.returncode == 0 else None
+
+
+def test_a_host_says_without_the_module_what_it_has(installed):
+    assert looked(installed) == {"changed": False, "made": False, "public_key": installed.public_key(), "certificate": installed.read("host.pem"),
+                                 "ca": installed.read("ca.pem"), "astray": installed.astray()}
+
+
+@pytest.mark.parametrize("disturb", [
+    lambda place: os.chmod(place.file("host.key"), 0o644),
+    lambda place: os.chmod(place.file("ca.pem"), 0o666),
+    lambda place: os.chown(place.file("host.key"), 0, 0),
+    lambda place: os.chown(place.file("host.pem"), 1, 0),
+    lambda place: pathlib.Path(place.file(".pending")).touch(),
+    lambda place: os.unlink(place.file("host.key")),
+    lambda place: os.unlink(place.file("ca.pem")),
+    lambda place: pathlib.Path(place.file("host.key")).write_text("no key"),
+    lambda place: shutil.rmtree(place.path),
+])
+def test_what_the_module_would_mend_or_name_is_left_to_it(installed, disturb):
+    disturb(installed)
+    assert looked(installed) is None
 
 
 def test_openssl_takes_what_was_signed(folder, tmp_path):

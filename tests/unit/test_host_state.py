@@ -60,7 +60,21 @@ NeedDaemonReload=yes
 ConditionResult=yes
 ConditionTimestampMonotonic=5
 """
-SEEN = {"units": UNITS, "enabled": ["nginx.service", "asleep.service"]}
+# Of what nothing enables only this is asked.
+LISTED = """
+Id=listed.service
+Names=listed.service
+LoadState=loaded
+ActiveState=active
+UnitFileState=
+
+Id=ended.service
+Names=ended.service
+LoadState=loaded
+ActiveState=inactive
+UnitFileState=
+"""
+SEEN = {"units": UNITS + LISTED, "enabled": ["nginx.service", "asleep.service"], "aliases": ["by-another-name.service"]}
 
 
 @pytest.mark.parametrize(("args", "answer"), [
@@ -78,6 +92,13 @@ SEEN = {"units": UNITS, "enabled": ["nginx.service", "asleep.service"]}
     ({"disabled": ["stopped.service"]}, False),
     # Linked, and systemd has not loaded it: it must be looked at.
     ({"disabled": ["asleep.service"]}, False),
+    ({"disabled": ["ended.service"]}, True),
+    ({"disabled": ["listed.service"]}, False),
+    ({"enabled": ["listed.service"]}, False),
+    ({"enabled": ["ended.service"]}, False),
+    ({"started": ["ended.service"]}, False),
+    # It may be the name of one that runs.
+    ({"disabled": ["by-another-name.service"]}, False),
     ({"enabled": ["nginx.service"], "daemon_reload": True}, False),
     ({"restarted": ["nginx.service"]}, False),
     ({"reloaded": ["nginx.service"]}, False),
@@ -121,17 +142,30 @@ STATE = {"redoubt.django.host_state": {}}
 
 def test_what_a_host_has_is_read(play):
     play.stub("dpkg-query", "printf 'ii nginx\\nrc apache2\\nhi linux-image\\niU half\\n'")
-    play.stub("systemctl", f"cat <<'E'\n{UNITS}E")
+    lines = "nginx.service loaded active running A web server\nlisted.service loaded active running Nothing enables it\nended.service loaded inactive dead It ended"
+    play.stub("systemctl", f"case $1 in show) cat <<'E'\n{UNITS}E\n;; *) cat <<'E'\n{lines}\nE\nesac")
     play.stub("nproc", "echo 7")
-    play.stub("systemd-detect-virt", 'case "$*" in "") echo podman;; esac')
+    play.stub("systemd-detect-virt", 'case "$*" in --container) echo podman;; *) exit 1;; esac')
+    play.stub("getent", """
+case "$*" in
+    "group sudo") echo sudo:x:27:ann,bob,eve,gone,zed;;
+    "passwd bob") echo bob:x:1:1::/:/bin/sh;;
+    "passwd zed") echo zed:x:1:1::/not/there:/bin/bash;;
+    "passwd gone") exit 2;;
+    passwd*) echo "$2:x:1:1:A, B:/:/bin/bash";;
+    "shadow eve") echo "eve:hash:1:0:99999:7::1:";;
+    shadow*) echo "$2:hash:1:0:99999:7:::";;
+esac""")
     answer, _calls, [state] = play(STATE, check=True)
     assert answer.returncode == 0, answer.stdout
     assert state["packages"] == ["nginx", "linux-image"]
-    assert state["units"] == UNITS and as_wanted({"enabled": ["nginx.service"]}, state)
+    assert state["units"] == UNITS + LISTED and as_wanted({"enabled": ["nginx.service"]}, state)
     assert state["ansible_facts"] | {"distribution_release": ""} == {
         "distribution": "Debian", "distribution_major_version": re.search(r'VERSION_ID="?(\d+)', Path("/etc/os-release").read_text())[1],
         "distribution_release": "", "processor_vcpus": 7, "memtotal_mb": int(Path("/proc/meminfo").read_text().split()[1]) // 1024,
         "virtualization_tech_guest": ["podman", "container"]}
+    # The others have another shell, an end, no account, no home.
+    assert state["administrators"] == ["ann"] and "hash" not in json.dumps(state)
     assert state["changed"] is False
 
 

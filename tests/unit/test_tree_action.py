@@ -142,6 +142,7 @@ def converged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, dict[s
         tree("first", OPTIONS),
         tree("second", OPTIONS),
         tree("changed", OPTIONS, vars={"who": "moon"}),
+        tree("without", OPTIONS, vars={"who": "moon", "ansible_python_interpreter": "/there/is/none"}),
         tree(
             "failed",
             {**OPTIONS, "validate": f"sh -c 'cat {project.root}/etc/app/keys/key; exit 1'"},
@@ -219,6 +220,12 @@ def test_check_mode_predicts_the_run(converged):
 def test_second_run_changes_nothing(converged):
     assert converged[1]["second"]["changed"] is False
     assert converged[1]["second"]["files"] == {}
+
+
+def test_what_is_there_already_is_found_without_the_module(converged):
+    result = converged[1]["without"]
+    assert {key: result.get(key) for key in ("changed", "files", "changed_paths", "validated", "diff")} == {
+        "changed": False, "files": {}, "changed_paths": [], "validated": True, "diff": []}
 
 
 def test_result_says_what_changed(converged):

@@ -1,0 +1,176 @@
+"""A host's own tools say whether a tree has anything to change: never that it has not, where the module would change something."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from ansible_collections.redoubt.django.plugins.module_utils.tree_transaction import STATE_DIR, Entry, Plan, Tree, TreeError
+from ansible_collections.redoubt.django.plugins.plugin_utils import tree_seen
+
+SECRET = b"token = 'swordfish'\n"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "the root's"
+    folder.mkdir()
+    return folder
+
+
+def wanted() -> Plan:
+    """Every kind of entry, with what the tools could stumble over in its name or contents."""
+    return Plan(
+        [
+            Entry("etc/app/main.conf", content=b"a = 1\n"),
+            Entry("etc/app/it's $(here) a;b.conf", content=b""),
+            Entry("etc/app/secret", content=SECRET, mode=0o600, secret=True),
+            Entry("etc/app/ünï.conf", content=bytes(range(256))),
+            Entry("etc/app/run", content=b"#!/bin/sh\n", mode=0o4755, owner="root", group="root"),
+            Entry("etc/app/link", "link", target="../some where"),
+            Entry("var/lib/app", "folder", mode=0o2750, owner="0", group="daemon"),
+            Entry("var/lib/as-found", "folder"),
+        ],
+        purge=["etc/app", "etc/not-there"],
+        absent=["etc/old.conf", "opt/nothing/here"],
+    )
+
+
+def is_unchanged(plan: Plan, root: Path) -> bool:
+    question = tree_seen.script(plan, str(root))
+    assert question is not None
+    answer = subprocess.run(["/bin/sh"], input=question.encode(), capture_output=True, check=False, cwd="/")
+    assert answer.returncode == 0, answer.stderr
+    assert SECRET not in answer.stdout and b"swordfish" not in question.encode()
+    return tree_seen.unchanged(plan, str(root), answer.stdout.decode(errors="surrogateescape"))
+
+
+def changes(plan: Plan, root: Path) -> bool:
+    """What the module finds, an error being something to tell of."""
+    try:
+        result = Tree(plan, str(root), check=True).apply()
+    except TreeError:
+        return True
+    return result["changed"] or bool(result["warnings"])
+
+
+@pytest.fixture
+def applied(root: Path) -> Path:
+    Tree(wanted(), str(root)).apply()
+    return root
+
+
+def test_what_is_there_already_needs_no_module(applied):
+    assert not changes(wanted(), applied)
+    assert is_unchanged(wanted(), applied)
+
+
+def test_nothing_is_there_yet(root):
+    assert not is_unchanged(wanted(), root)
+
+
+def test_a_plan_without_files(root):
+    plan = Plan([Entry("var/lib/app", "folder", mode=0o700)])
+    assert not is_unchanged(plan, root)
+    Tree(plan, str(root)).apply()
+    assert is_unchanged(plan, root)
+
+
+def journal(root: Path) -> None:
+    path = root / STATE_DIR / "00ff.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"phase": "staging", "operations": []}))
+
+
+def move_behind_a_link(root: Path) -> None:
+    (root / "etc").rename(root / "real")
+    (root / "etc").symlink_to("real")
+
+
+def replace_by_its_like(root: Path) -> None:
+    (root / "etc/app/main.conf").rename(root / "copy")
+    (root / "etc/app/main.conf").symlink_to(root / "copy")
+
+
+def make_a_pipe(root: Path) -> None:
+    (root / "etc/app/main.conf").unlink()
+    os.mkfifo(root / "etc/app/main.conf")
+
+
+DISTURBANCES = {
+    "content": lambda root: (root / "etc/app/main.conf").write_bytes(b"a = 2\n"),
+    "longer": lambda root: (root / "etc/app/main.conf").write_bytes(b"a = 1\n\n"),
+    "secret": lambda root: (root / "etc/app/secret").write_bytes(SECRET.replace(b"s", b"S")),
+    "no longer empty": lambda root: (root / "etc/app/it's $(here) a;b.conf").write_text("x"),
+    "binary": lambda root: (root / "etc/app/ünï.conf").write_bytes(bytes(range(256))[::-1]),
+    "missing": lambda root: (root / "etc/app/secret").unlink(),
+    "mode": lambda root: (root / "etc/app/secret").chmod(0o644),
+    "default mode": lambda root: (root / "etc/app/main.conf").chmod(0o600),
+    "set-uid": lambda root: (root / "etc/app/run").chmod(0o755),
+    "owner": lambda root: os.chown(root / "etc/app/main.conf", 1, 0),
+    "group": lambda root: os.chown(root / "etc/app/main.conf", 0, 1),
+    "named owner": lambda root: os.chown(root / "etc/app/run", 1, -1),
+    "folder's mode": lambda root: (root / "var/lib/app").chmod(0o750),
+    "folder's group": lambda root: os.chown(root / "var/lib/app", -1, 0),
+    "folder missing": lambda root: (root / "var/lib/as-found").rmdir(),
+    "folder is a file": lambda root: ((root / "var/lib/as-found").rmdir(), (root / "var/lib/as-found").touch()),
+    "link's target": lambda root: ((root / "etc/app/link").unlink(), (root / "etc/app/link").symlink_to("../elsewhere")),
+    "link is a file": lambda root: ((root / "etc/app/link").unlink(), (root / "etc/app/link").write_text("../some where")),
+    "file is a link to its like": replace_by_its_like,
+    "file is a pipe": make_a_pipe,
+    "file is a folder": lambda root: ((root / "etc/app/secret").unlink(), (root / "etc/app/secret").mkdir()),
+    "foreign file": lambda root: (root / "etc/app/foreign").touch(),
+    "foreign folder": lambda root: (root / "etc/app/etc/app").mkdir(parents=True),
+    "foreign dead link": lambda root: (root / "etc/app/dead").symlink_to("nowhere"),
+    "foreign name in two lines": lambda root: (root / "etc/app/a\nb").touch(),
+    "foreign name that is no text": lambda root: open(os.fsencode(root / "etc/app") + b"/\xff", "wb").close(),
+    "purged folder that was not there": lambda root: ((root / "etc/not-there").mkdir(), (root / "etc/not-there/x").touch()),
+    "back again": lambda root: (root / "etc/old.conf").touch(),
+    "back again as a dead link": lambda root: (root / "etc/old.conf").symlink_to("nowhere"),
+    "interrupted": journal,
+}
+
+
+@pytest.mark.parametrize("disturb", DISTURBANCES.values(), ids=DISTURBANCES)
+def test_what_the_module_would_change_or_tell_of_is_its_to_judge(applied, disturb):
+    disturb(applied)
+    assert changes(wanted(), applied)
+    assert not is_unchanged(wanted(), applied)
+
+
+def test_behind_a_link_it_is_the_modules_to_judge(applied):
+    """The module follows root's links; what a link leads to is not told of."""
+    move_behind_a_link(applied)
+    assert not changes(wanted(), applied)
+    assert not is_unchanged(wanted(), applied)
+
+
+def test_what_the_module_leaves_alone_is_left_alone(applied):
+    (applied / "var/lib/as-found").chmod(0o711)
+    (applied / "etc/app/.redoubt-tree-1-old~").touch()
+    (applied / "var/lib/app/of somebody else").touch()
+    assert not changes(wanted(), applied)
+    assert is_unchanged(wanted(), applied)
+
+
+def test_an_owner_that_does_not_exist_is_the_modules_to_name(applied):
+    plan = wanted()
+    plan.entries[0].owner = "nobody-has-this-name"
+    assert not is_unchanged(plan, applied)
+
+
+@pytest.mark.parametrize("path", ["etc/two\nlines", "etc/back\\slash"])
+def test_a_name_that_sha256sum_would_write_otherwise_is_not_asked_for(path, root):
+    assert tree_seen.script(Plan([Entry(path)]), str(root)) is None
+
+
+def test_a_root_that_depends_on_where_one_is_is_not_asked_for():
+    assert tree_seen.script(Plan([Entry("a")]), "relative") is None
+
+
+@pytest.mark.parametrize("answer", ["", "0\0", "0\x000\0\0\0same\0", "0\x000\0\0\0/a\0f\0same\0", "x\0y\0\0\0same\0"])
+def test_half_an_answer_is_none(answer, root):
+    assert not tree_seen.unchanged(Plan([Entry("a")]), str(root), answer)

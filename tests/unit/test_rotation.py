@@ -180,8 +180,9 @@ PLAY = """
 - hosts: web
   become: false
   gather_facts: false
+  vars: {site_preflight: skipped}
   tasks:
-    - import_role: {name: redoubt.django.site, rolespec_validate: false}
+    - import_role: {name: redoubt.django.site}
     - redoubt.django.rotate: {secret: "{{ secret }}", step: begin, session_age: "{{ app_session_age }}", guard: "{{ app_guard }}", guard_skip: "{{ app_guard_skip }}"}
       run_once: true
       register: rotation

@@ -9,10 +9,9 @@ import shlex
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.redoubt.django.plugins.action.host_state import BETWEEN
 from ansible_collections.redoubt.django.plugins.modules.host_certificate import ARGUMENTS, MODES
 from ansible_collections.redoubt.django.plugins.plugin_utils.authority import Authority, Unusable, described
-
-BETWEEN = "--redoubt--"
 
 
 class ActionModule(ActionBase):

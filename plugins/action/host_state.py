@@ -8,8 +8,12 @@ import typing as t
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.redoubt.django.plugins.modules.units import PROPERTIES, parse_show
+from ansible_collections.redoubt.django.plugins.plugin_utils.ahead import settled
+from ansible_collections.redoubt.django.plugins.plugin_utils.asked import ANSWERS, FOLDER, LOOK
 
 BETWEEN = "--redoubt--"
+# Some answers have the other one themselves.
+BEFORE_ANSWER = "--redoubt-answer--"
 SCRIPT = f"""\
 set -e
 export SYSTEMD_COLORS=0
@@ -44,6 +48,22 @@ getent group sudo | cut -d: -f4 | tr , '\\n' | while read -r name; do
     getent passwd "$name" | while IFS=: read -r _ _ _ _ _ home shell; do
         ! test -d "$home" || echo "$name:$(getent shadow "$name" | cut -d: -f8):$shell"
     done
+done
+echo {BETWEEN}
+# What its tasks have asked before. Each ends as it may; a damaged one is told by its hash.
+cd {FOLDER} 2>/dev/null || exit 0
+set -- *
+test -e "$1" || exit 0
+sha256sum "$@"
+echo {BEFORE_ANSWER}
+(
+set -- *.look
+{LOOK}
+)
+for question in *.sh; do
+    test -e "$question" || continue
+    echo {BEFORE_ANSWER}
+    /bin/sh "./$question" </dev/null 2>/dev/null || :
 done"""
 
 
@@ -53,15 +73,16 @@ class ActionModule(ActionBase):
 
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
-        self.validate_argument_spec({})
+        _, arguments = self.validate_argument_spec({"roles": {"type": "list", "elements": "str", "default": []}})
         answer = self._low_level_execute_command(SCRIPT, sudoable=True)
-        parts = answer["stdout"].replace("\r\n", "\n").split(f"{BETWEEN}\n")
-        if answer["rc"] or len(parts) != 7:
+        state, *answers = answer["stdout"].replace("\r\n", "\n").split(f"{BEFORE_ANSWER}\n")
+        parts = state.split(f"{BETWEEN}\n")
+        if answer["rc"] or len(parts) != 8:
             said = (answer["stderr"] or answer["stdout"]).strip().splitlines()
             return {**result, "failed": True, "msg": "The host does not say which packages and units it has: "
                     f"{said[-1] if said else 'it answered nothing'}. It must be Debian, with systemd, and let us become root."}
-        packages, shown, listed, enabled, aliases, machine, accounts = parts
-        return {
+        packages, shown, listed, enabled, aliases, machine, accounts, kept = parts
+        state = {
             **result,
             "changed": False,
             "packages": [line[3:] for line in packages.splitlines() if line[1:3] == "i "],
@@ -69,8 +90,13 @@ class ActionModule(ActionBase):
             "enabled": enabled.split(),
             "aliases": aliases.split(),
             "administrators": [name for name, ends, shell in (line.split(":") for line in accounts.splitlines()) if (ends, shell) == ("", "/bin/bash")],
+            "answers": answered(kept.splitlines(), answers),
             "ansible_facts": facts(machine.splitlines()),
         }
+        ANSWERS[task_vars["inventory_hostname"]] = state["answers"]
+        known = {self._task.register: state} if self._task.register else {}
+        state["settled"] = settled(arguments["roles"], known, state["ansible_facts"])
+        return state
 
 
 def others(listed: str, shown: str) -> t.Iterator[str]:
@@ -79,6 +105,14 @@ def others(listed: str, shown: str) -> t.Iterator[str]:
     for unit, load, active, *_ in map(str.split, listed.splitlines()):
         if unit not in known:
             yield f"\nId={unit}\nNames={unit}\nLoadState={load}\nActiveState={active}\nUnitFileState=\n"
+
+
+def answered(kept: list[str], answers: list[str]) -> dict[str, str]:
+    """The answers by their questions' hashes; none where they cannot be told apart, which takes one that has itself the line between them."""
+    looks, inputs = ([line[:64] for line in kept if line.endswith(suffix)] for suffix in (".look", ".sh"))
+    if len(answers) != 1 + len(inputs):
+        return {}
+    return {**dict.fromkeys(looks, answers[0]), **dict(zip(inputs, answers[1:], strict=True))}
 
 
 def facts(lines: list[str]) -> dict:

@@ -21,7 +21,7 @@ from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
 from ansible_collections.redoubt.django.plugins.module_utils.tree_transaction import Entry, Plan, parents
 from ansible_collections.redoubt.django.plugins.modules.tree import ARGUMENTS, pack
-from ansible_collections.redoubt.django.plugins.plugin_utils import tree_seen
+from ansible_collections.redoubt.django.plugins.plugin_utils import asked, tree_seen
 from jinja2 import TemplateSyntaxError, Undefined
 
 # As the stock template action has them.
@@ -40,7 +40,7 @@ class ActionModule(ActionBase):
         _, args = self.validate_argument_spec(ARGUMENTS)
         source = self.source_folder(args["src"])
         plan = self.make_plan(args, source, task_vars or {})
-        if self.is_unchanged(plan, args["root"]):
+        if self.is_unchanged(plan, args["root"], task_vars or {}):
             # As the module says it.
             return {"changed": False, "files": {}, "changed_paths": [], "validated": True, **({"diff": []} if self._task.diff else {})}
         result = self._execute_module(
@@ -52,13 +52,13 @@ class ActionModule(ActionBase):
         result.pop("invocation", None)
         return result
 
-    def is_unchanged(self, plan: Plan, root: str) -> bool:
+    def is_unchanged(self, plan: Plan, root: str, task_vars: dict[str, Any]) -> bool:
         """Whether the host has all of it already, as far as that can be told without the module."""
-        question = tree_seen.script(plan, root)
-        if question is None or not self._connection.has_pipelining:
+        question = tree_seen.question(plan, root)
+        if question is None:
             return False
-        answer = self._low_level_execute_command("/bin/sh", sudoable=True, in_data=question.encode())
-        return answer["rc"] == 0 and tree_seen.unchanged(plan, root, answer["stdout"])
+        answer = asked.ask(self, "look", question, tree_seen.about(plan, root), task_vars)
+        return answer is not None and tree_seen.unchanged(plan, root, answer)
 
     def source_folder(self, src: str | None) -> str:
         if src:

@@ -1,6 +1,6 @@
 # Copyright (c) 2026 Redoubt maintainers
 # MIT License (see LICENSE)
-"""Load once, in the process that every task of every host is forked from, what each fork would load for itself."""
+"""Load and keep, in the process that every task of every host is forked from, what each fork would load or ask for itself."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ import gc
 
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.callback import CallbackBase
+from ansible.plugins.loader import action_loader
 from ansible.template import Templar, trust_as_template
+from ansible_collections.redoubt.django.plugins.plugin_utils.ahead import KNOWING, PLAYS, SETTLED
+from ansible_collections.redoubt.django.plugins.plugin_utils.asked import ANSWERS
 
 DOCUMENTATION = """
 name: preload
 type: aggregate
-short_description: Load once what each task would load for itself
+short_description: Load and ask once what each task would load and ask for itself
 description:
   - Ansible forks a process for each task and host, and each loads the filters and tests that its templates use. Loaded before the
     first play, they cost 20 ms a run; without, as much for most tasks and hosts.
   - What is there before the first fork is kept from the garbage collector, which would have each fork copy it.
+  - What M(redoubt.django.host_state) brings from a host is kept for its tasks until one of them changes something or fails.
 """
 
 # Each file of filters and tests that the roles use, by one of its own.
@@ -31,6 +35,36 @@ class CallbackModule(CallbackBase):
     CALLBACK_NEEDS_ENABLED = True
 
     def v2_playbook_on_start(self, playbook):
+        PLAYS[:] = playbook.get_plays()
+        for name in KNOWING:
+            action_loader.get(name, class_only=True)
         Templar(loader=DataLoader()).template(trust_as_template(TEMPLATE))
         gc.collect()
         gc.freeze()
+
+    def v2_runner_on_ok(self, result):
+        found = result.result
+        if found.get("changed"):
+            self.forget(result)
+        elif result.task.resolved_action == "redoubt.django.host_state":
+            ANSWERS[result.host.get_name()] = found.get("answers", {})
+            SETTLED[result.host.get_name()] = found.get("settled", [])
+
+    def v2_runner_on_failed(self, result, ignore_errors=False):
+        self.forget(result)
+
+    def v2_runner_on_unreachable(self, result):
+        self.forget(result)
+
+    def v2_runner_on_async_ok(self, result):
+        self.forget(result)
+
+    def v2_runner_on_async_failed(self, result):
+        self.forget(result)
+
+    def forget(self, result):
+        # Which host it was that a task was delegated to stands in no result for certain.
+        hosts = [*ANSWERS, *SETTLED] if result.task.delegate_to else [result.host.get_name()]
+        for host in hosts:
+            ANSWERS.pop(host, None)
+            SETTLED.pop(host, None)

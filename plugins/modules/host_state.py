@@ -9,6 +9,15 @@ description:
   - Reads which packages are installed, in which state systemd's units are, who are administrators, and how large the host is, in one
     command and without a module's cost of a third of a second. What finds its state here already needs no task of its own.
   - It is what there was at that moment. A task that follows a change of its own must not go by it.
+options:
+  roles:
+    description:
+      - Names of roles, with their collection and in the order in which the run has them. Those that come first and whose tasks have nothing to do
+        are found out from what was read, so that a play can leave the host (the test P(redoubt.django.settled#test)).
+      - It takes the callback C(redoubt.django.preload). What cannot be known without the host, or is not the first, counts as something to do.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     support: full
@@ -20,6 +29,11 @@ author:
 EXAMPLES = """
 - name: Read what the hosts have
   redoubt.django.host_state:
+  register: site_host_state
+
+- name: Read what the hosts have, and where two roles have nothing to do
+  redoubt.django.host_state:
+    roles: [redoubt.django.base, redoubt.django.ssh]
   register: site_host_state
 """
 
@@ -47,6 +61,17 @@ aliases:
   elements: str
 administrators:
   description: Accounts in the group sudo that have a home and bash for a shell, and do not end.
+  returned: success
+  type: list
+  elements: str
+answers:
+  description:
+    - What the host says to the questions that tasks of earlier runs have put to it, by their SHA-256. Tasks that ask the same take the answer
+      from the callback C(redoubt.django.preload), for as long as nothing has changed on the host.
+  returned: success
+  type: dict
+settled:
+  description: The first of O(roles), as far as they have nothing to do or do not concern the host.
   returned: success
   type: list
   elements: str

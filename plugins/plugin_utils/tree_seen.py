@@ -9,52 +9,36 @@ What the tools print is compared as the module compares what it finds. Whatever 
 from __future__ import annotations
 
 import hashlib
-import shlex
 
 from ansible_collections.redoubt.django.plugins.module_utils.tree_transaction import STATE_DIR, Entry, Plan, State, Tree, TreeError, parents
+from ansible_collections.redoubt.django.plugins.plugin_utils.asked import parsed
 
-# Seconds: what is there may be any size.
-PATIENCE = 20
 KINDS = {"f": "file", "d": "folder", "l": "link"}
 
 
-def script(plan: Plan, root: str) -> str | None:
-    """The question as a shell's input, so that neither a log of commands nor a list of processes has it; none where it cannot be put.
-
-    The contents go as hashes to the host, which compares them: no hash of a secret comes back.
-    """
-    files = [entry for entry in plan.entries if entry.kind == "file"]
-    if not root.startswith("/") or any("\n" in entry.path or "\\" in entry.path for entry in files):
-        return None
+def question(plan: Plan, root: str) -> str | None:
+    """What is to be looked at (C(asked)); none where it cannot be put."""
     base = root.rstrip("/")
-
-    def quoted(paths: set[str]) -> str:
-        return shlex.join(f"{base}/{path}" for path in sorted(paths))
-
     wanted = {entry.path for entry in plan.entries}
     above = {folder for path in wanted.union(plan.absent, plan.purge) for folder in parents(path)}
-    users, groups = ({name for entry in plan.entries if (name := getattr(entry, kind)) and not name.isdigit()} for kind in ("owner", "group"))
-    show = "-printf '%p\\0%y\\0%m\\0%U\\0%G\\0%s\\0%l\\0'"
-    lines = ["exec 2>/dev/null", "export LC_ALL=C", "printf '%s\\0' \"$(id -u)\" \"$(id -g)\""]
-    for kind, names in (("passwd", users), ("group", groups)):
-        lines.append(f"printf '%s\\0' \"$(getent {kind} {shlex.join(sorted(names))})\"" if names else "printf '\\0'")
-    lines.append(f"find {quoted(wanted.union(plan.absent, plan.purge, above))} -maxdepth 0 {show}")
-    if plan.purge:
-        lines.append(f"find {quoted(set(plan.purge))} -mindepth 1 {show}")
+    lines = [f"at {base}/{path}" for path in sorted(wanted.union(plan.absent, plan.purge, above))]
     # An interrupted call is the module's to settle.
-    lines.append(f"find {quoted({STATE_DIR})} -mindepth 1 {show}")
-    if files:
-        others = f"find {quoted({entry.path for entry in files})} -maxdepth 0 ! -type f -printf x"
-        lines.append(f"test -z \"$({others})\" && timeout {PATIENCE} sha256sum --check --status --strict <<'END' && printf 'same\\0'")
-        lines += [f"{hashlib.sha256(entry.content).hexdigest()}  {base}/{entry.path}" for entry in files]
-        lines.append("END")
-    else:
-        lines.append("printf 'same\\0'")
-    return "\n".join(lines) + "\n:\n"
+    lines += [f"in {base}/{path}" for path in sorted({*plan.purge, STATE_DIR})]
+    for kind in ("owner", "group"):
+        names = {name for entry in plan.entries if (name := getattr(entry, kind)) and not name.isdigit()}
+        lines += [f"{'user' if kind == 'owner' else kind} {name}" for name in sorted(names)]
+    lines += [f"same {hashlib.sha256(entry.content).hexdigest()}  {base}/{entry.path}" for entry in plan.entries if entry.kind == "file"]
+    odd = any("\n" in line or "\\" in line for line in lines)
+    return None if odd or not root.startswith("/") else "\n".join([*lines, ""])
+
+
+def about(plan: Plan, root: str) -> str:
+    """What the question is about, whatever is to be there."""
+    return "\0".join([root, *sorted({entry.path for entry in plan.entries}.union(plan.absent, plan.purge))])
 
 
 def unchanged(plan: Plan, root: str, answer: str) -> bool:
-    """Whether the host's answer to C(script) leaves no doubt that the plan changes nothing."""
+    """Whether the host's answer to C(question) leaves no doubt that the plan changes nothing. It may tell of more than was asked."""
     try:
         return not Seen(plan, root, answer).compare()
     except (TreeError, ValueError):
@@ -66,18 +50,19 @@ class Seen(Tree):
 
     def __init__(self, plan: Plan, root: str, answer: str):
         super().__init__(plan, root)
-        uid, gid, users, groups, *rest = answer.split("\0")
+        self.base = root.rstrip("/")
+        (uid, gid, users, groups), found, self.same = parsed(answer)
         self.own = {"user": int(uid), "group": int(gid)}
         self.known = {(kind, words[0]): int(words[2]) for kind, text in (("user", users), ("group", groups))
                       for words in (line.split(":") for line in text.splitlines())}
-        # The last field is what follows the last zero: nothing.
-        if rest[-2:] != ["same", ""] or len(rest) % 7 != 2:
-            raise ValueError("the contents are not known to be the same")
         self.there: dict[str, State] = {}
         self.targets: dict[str, str] = {}
         self.inside: dict[str, list[str]] = {}
-        for path, kind, mode, owner, group, size, target in zip(*[iter(rest[:-2])] * 7, strict=True):
-            name = path.removeprefix(root.rstrip("/")).lstrip("/")
+        for path, kind, mode, owner, group, size, target in found:
+            # Another tree may have another root.
+            if not path.startswith(f"{self.base}/"):
+                continue
+            name = path.removeprefix(f"{self.base}/")
             if name.startswith(f"{STATE_DIR}/"):
                 raise ValueError("an interrupted call is to be settled first")
             if name not in self.there:
@@ -99,7 +84,9 @@ class Seen(Tree):
         return path in self.there
 
     def same_content(self, entry: Entry, state: State) -> bool:
-        return self.targets[entry.path] == entry.target if entry.kind == "link" else state.size == len(entry.content)
+        if entry.kind == "link":
+            return self.targets[entry.path] == entry.target
+        return state.size == len(entry.content) and f"{self.base}/{entry.path}" in self.same
 
     def state(self, path: str, follow: bool = False) -> State | None:
         return self.there.get(path)

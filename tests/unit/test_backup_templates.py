@@ -30,9 +30,9 @@ class Host:
                     values |= self.loader.load_from_file(str(path), trusted_as_template=True) or {}
         groups = {"all": sorted({host for hosts in groups.values() for host in hosts}), **groups}
         self.values = {**values, "inventory_hostname": name, "groups": groups, "group_names": [group for group in groups if name in groups[group] and group != "all"],
-                       "site_addresses": ADDRESSES, "ansible_managed": "managed", "app_name": "notes", "app_domains": ["notes.test"],
+                       "ansible_managed": "managed", "app_name": "notes", "app_domains": ["notes.test"],
                        "vault_backup_database_pass": "database's", "vault_backup_files_pass": "files'",
-                       "hostvars": {host: {"app_name": "notes"} for host in groups["all"]},
+                       "hostvars": {host: {"app_name": "notes", "base_addresses": ADDRESSES[host]} for host in groups["all"]},
                        "ansible_facts": {"distribution_release": {12: "bookworm", 13: "trixie"}[release], "distribution_major_version": str(release),
                                          "memtotal_mb": 4096, "processor_vcpus": 2, "virtualization_tech_guest": []},
                        **inventory}

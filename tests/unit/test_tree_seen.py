@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.redoubt.django.plugins.module_utils.tree_transaction import STATE_DIR, Entry, Plan, Tree, TreeError
-from ansible_collections.redoubt.django.plugins.plugin_utils import tree_seen
+from ansible_collections.redoubt.django.plugins.plugin_utils import asked, tree_seen
 
 SECRET = b"token = 'swordfish'\n"
 
@@ -39,13 +39,17 @@ def wanted() -> Plan:
     )
 
 
+def look(*files: str, question: str = "") -> str:
+    """What the host says; the questions are files or its input."""
+    answer = subprocess.run(["/bin/sh", "-c", f'set -- "$@"\n{asked.LOOK}', "sh", *files], input=question.encode(), capture_output=True, check=False, cwd="/")
+    assert answer.returncode == 0 and SECRET not in answer.stdout, answer.stderr
+    return answer.stdout.decode(errors="surrogateescape")
+
+
 def is_unchanged(plan: Plan, root: Path) -> bool:
-    question = tree_seen.script(plan, str(root))
-    assert question is not None
-    answer = subprocess.run(["/bin/sh"], input=question.encode(), capture_output=True, check=False, cwd="/")
-    assert answer.returncode == 0, answer.stderr
-    assert SECRET not in answer.stdout and b"swordfish" not in question.encode()
-    return tree_seen.unchanged(plan, str(root), answer.stdout.decode(errors="surrogateescape"))
+    question = tree_seen.question(plan, str(root))
+    assert question is not None and "swordfish" not in question
+    return tree_seen.unchanged(plan, str(root), look(question=question))
 
 
 def changes(plan: Plan, root: Path) -> bool:
@@ -164,13 +168,54 @@ def test_an_owner_that_does_not_exist_is_the_modules_to_name(applied):
 
 @pytest.mark.parametrize("path", ["etc/two\nlines", "etc/back\\slash"])
 def test_a_name_that_sha256sum_would_write_otherwise_is_not_asked_for(path, root):
-    assert tree_seen.script(Plan([Entry(path)]), str(root)) is None
+    assert tree_seen.question(Plan([Entry(path)]), str(root)) is None
 
 
 def test_a_root_that_depends_on_where_one_is_is_not_asked_for():
-    assert tree_seen.script(Plan([Entry("a")]), "relative") is None
+    assert tree_seen.question(Plan([Entry("a")]), "relative") is None
 
 
-@pytest.mark.parametrize("answer", ["", "0\0", "0\x000\0\0\0same\0", "0\x000\0\0\0/a\0f\0same\0", "x\0y\0\0\0same\0"])
+def other() -> Plan:
+    return Plan([Entry("etc/other/a.conf", content=b"a"), Entry("etc/other/b.conf", content=b"b", group="daemon")], purge=["etc/other"])
+
+
+@pytest.mark.parametrize(("disturb", "left"), [
+    (lambda root: None, (True, True)),
+    (lambda root: (root / "etc/other/a.conf").write_text("b"), (True, False)),
+    (lambda root: (root / "etc/other/c.conf").touch(), (True, False)),
+    (lambda root: (root / "etc/app/main.conf").unlink(), (False, True)),
+    # Contents are not read where one of them may never end.
+    (make_a_pipe, (False, False)),
+])
+def test_several_trees_are_looked_at_together(applied, tmp_path, disturb, left):
+    Tree(other(), str(applied)).apply()
+    for name, plan in (("one", wanted()), ("other", other())):
+        (tmp_path / name).write_text(tree_seen.question(plan, str(applied)))
+    disturb(applied)
+    answer = look(str(tmp_path / "one"), str(tmp_path / "other"))
+    assert tuple(tree_seen.unchanged(plan, str(applied), answer) for plan in (wanted(), other())) == left
+
+
+def test_a_file_below_another_root_is_another(root, tmp_path):
+    there, here = tmp_path / "there", root
+    there.mkdir()
+    Tree(other(), str(there)).apply()
+    for name, folder in (("one", there), ("other", here)):
+        (tmp_path / name).write_text(tree_seen.question(other(), str(folder)))
+    answer = look(str(tmp_path / "one"), str(tmp_path / "other"))
+    assert tree_seen.unchanged(other(), str(there), answer) and not tree_seen.unchanged(other(), str(here), answer)
+    # One is below the other.
+    assert not tree_seen.unchanged(other(), str(tmp_path), look(question=tree_seen.question(other(), str(tmp_path)) + (tmp_path / "one").read_text()))
+
+
+def test_a_question_takes_the_place_of_one_about_the_same():
+    plan = other()
+    before = tree_seen.about(plan, "/")
+    plan.entries[0].content, plan.entries[1].group = b"new", "root"
+    assert tree_seen.about(plan, "/") == before
+    assert len({before, tree_seen.about(plan, "/mnt"), tree_seen.about(wanted(), "/")}) == 3
+
+
+@pytest.mark.parametrize("answer", ["", "0\0", "0\x000\0\0\0same\0", "0\x000\0\0\0/a\0f\0same\0\0", "x\0y\0\0\0same\0\0", "0\x000\0\0\0\0\0"])
 def test_half_an_answer_is_none(answer, root):
     assert not tree_seen.unchanged(Plan([Entry("a")]), str(root), answer)

@@ -1,0 +1,212 @@
+"""A play leaves a host where its roles have nothing to do, and only there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPO = Path(__file__).parents[2]
+# This machine as a host that is asked as others are, and keeps its questions in the test's folder.
+PLAYBOOK = """
+import os
+from ansible.plugins.loader import init_plugin_loader
+init_plugin_loader()
+from ansible_collections.redoubt.django.plugins.plugin_utils import asked
+asked.FOLDER = os.environ["QUESTIONS"]
+asked.is_ours = lambda action: not action._task.delegate_to
+from ansible.cli.playbook import main
+main()
+"""
+STUBS = {
+    "dpkg-query": "printf 'ii nginx\\n'",
+    "systemctl": "case $1 in show) printf 'Id=a.service\\nNames=a.service\\nLoadState=loaded\\nActiveState=active\\nUnitFileState=enabled\\nNeedDaemonReload=no\\n';; esac",
+    "systemd-detect-virt": "exit 1",
+}
+TREE = {"name": "Put files there", "redoubt.django.tree": {"root": "{{ root }}"}, "register": "files"}
+UNITS = {"name": "Run it", "redoubt.django.units": {"started": ["a.service"], "seen": "{{ {} if files.changed else state }}"}}
+ONCE = {"name": "Make it", "redoubt.django.once": {"argv": ["touch", "{{ root }}/made"], "creates": "{{ root }}/made"}}
+TASKS = [ONCE, TREE, {"name": "Skipped", "ansible.builtin.include_tasks": "more.yml", "when": "files is changed"},
+         {"name": "Apply", "ansible.builtin.meta": "flush_handlers"}, UNITS]
+
+
+class Host:
+    def __init__(self, path: Path) -> None:
+        self.path, self.root = path, path / "root"
+        for folder in ("bin", "roles/one/tasks", "roles/one/templates/etc", "roles/two/tasks", "roles/two/files/etc", "root/etc"):
+            (path / folder).mkdir(parents=True)
+        for name, script in STUBS.items():
+            (path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+            (path / "bin" / name).chmod(0o755)
+        (path / "roles/one/tasks/more.yml").write_text("[]")
+        (path / "roles/one/templates/etc/one.conf").write_text("{{ ansible_facts['distribution'] }} {{ word | default('') }}\n")
+        (path / "roles/two/files/etc/two.conf").write_text("two\n")
+        (path / "no.cfg").write_text("[defaults]\nroles_path = roles\n")
+        (path / "ansible.cfg").write_text("[defaults]\nroles_path = roles\ncallbacks_enabled = redoubt.django.preload\n")
+        self.tasks("one", *TASKS)
+        self.tasks("two", TREE)
+
+    def tasks(self, role: str, *tasks: dict) -> None:
+        (self.path / f"roles/{role}/tasks/main.yml").write_text(yaml.safe_dump(list(tasks)))
+
+    def run(self, *words: str, between: tuple[dict, ...] = (), hosts: str = "all", callback: bool = True) -> tuple[list[str], int]:
+        """The roles' tasks that were run, and how many changed something."""
+        leave = {"name": "Leave", "ansible.builtin.meta": "end_host", "when": "inventory_hostname is redoubt.django.settled(ansible_play_role_names)"}
+
+        def play(name: str, *before: dict, hosts: str = "all") -> dict:
+            roles = [{"name": name, "ansible.builtin.import_role": {"name": name}}]
+            return {"hosts": hosts, "gather_facts": False, "vars": {"root": str(self.root)}, "tasks": [*before, leave, *roles]}
+
+        read = {"name": "Read", "redoubt.django.host_state": {"roles": ["one", "two"]}, "register": "state"}
+        (self.path / "play.yml").write_text(yaml.safe_dump([play("one", read), play("two", *between, hosts=hosts)]))
+        return self.play(*words, callback=callback)
+
+    def play(self, *words: str, callback: bool = True) -> tuple[list[str], int]:
+        environment = {**os.environ, "ANSIBLE_CONFIG": f"{self.path}/ansible.cfg", "ANSIBLE_COLLECTIONS_PATH": str(REPO / "collections"),
+                       "PATH": f"{self.path}/bin:{os.environ['PATH']}", "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
+                       "ANSIBLE_LOCAL_TEMP": f"{self.path}/tmp", "ANSIBLE_REMOTE_TEMP": f"{self.path}/tmp", "QUESTIONS": f"{self.path}/questions"}
+        if not callback:
+            environment["ANSIBLE_CONFIG"] = f"{self.path}/no.cfg"
+        done = subprocess.run([sys.executable, "-c", PLAYBOOK, "-i", "localhost,", "-c", "local", *words, "play.yml"], cwd=self.path, env=environment,
+                              capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "WARNING" not in done.stderr and "ERROR" not in done.stderr, done.stderr
+        tasks = re.findall(r"^TASK \[(\w+ : .+?)\]", done.stdout, re.MULTILINE)
+        return tasks, int(re.search(r"changed=(\d+)", done.stdout)[1])
+
+
+ONE = ["one : Make it", "one : Put files there", "one : Skipped", "one : Apply", "one : Run it"]
+TWO = ["two : Put files there"]
+
+
+def converged(path: Path) -> Host:
+    """As the roles want it, in a run that has asked it for the first time."""
+    place = Host(path)
+    tasks, changed = place.run()
+    assert (tasks, changed) == (ONE + TWO, 3)
+    return place
+
+
+@pytest.fixture
+def place(tmp_path) -> Host:
+    return converged(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory) -> Host:
+    return converged(tmp_path_factory.mktemp("host"))
+
+
+@pytest.fixture
+def undisturbed(shared) -> Host:
+    """One for all tests that leave it as it is, but for the roles' tasks."""
+    shared.tasks("one", *TASKS)
+    shared.tasks("two", TREE)
+    return shared
+
+
+def test_a_host_that_is_as_it_should_be_is_left(undisturbed):
+    for words in ([], ["--check"], ["--check", "--diff"]):
+        assert undisturbed.run(*words) == ([], 0)
+
+
+def test_without_the_callback_every_task_is_run(undisturbed):
+    assert undisturbed.run(callback=False) == (ONE + TWO, 0)
+
+
+DISTURBANCES = {
+    "content": lambda place: (place.root / "etc/one.conf").write_text("other"),
+    "mode": lambda place: (place.root / "etc/one.conf").chmod(0o600),
+    "missing": lambda place: (place.root / "made").unlink(),
+    "variable": lambda place: (place.path / "roles/one/vars").mkdir() or (place.path / "roles/one/vars/main.yml").write_text("word: new\n"),
+    "template": lambda place: (place.path / "roles/one/templates/etc/one.conf").write_text("new\n"),
+    "new file": lambda place: (place.path / "roles/one/templates/etc/more.conf").write_text("new\n"),
+}
+
+
+def test_a_host_that_is_not_is_put_right(place):
+    for disturb in DISTURBANCES.values():
+        disturb(place)
+        assert place.run() == (ONE + TWO, 1)
+
+
+def test_what_was_asked_in_a_run_that_changed_something_is_told_by_the_next(place):
+    (place.root / "etc/one.conf").write_text("other")
+    assert place.run("--check") == (ONE + TWO, 1)
+    assert place.run() == (ONE + TWO, 1)
+    assert place.run() == ([], 0)
+
+
+def test_a_unit_that_does_not_run_is_started(place):
+    stub = place.path / "bin/systemctl"
+    stub.write_text(stub.read_text().replace("=active", "=inactive"))
+    assert place.run() == (ONE + TWO, 1)
+
+
+def test_only_the_second_role_has_something_to_do(place):
+    (place.root / "etc/two.conf").unlink()
+    assert place.run() == (TWO, 1)
+
+
+@pytest.mark.parametrize(("task", "left"), [
+    ({"ansible.builtin.command": "true"}, False),
+    ({"ansible.builtin.command": "true", "delegate_to": "localhost"}, False),
+    ({"ansible.builtin.command": "false", "ignore_errors": True}, False),
+    ({"ansible.builtin.command": "true", "changed_when": False}, True),
+])
+def test_what_happens_before_a_play_has_it_run(undisturbed, task, left):
+    tasks, _ = undisturbed.run(between=({"name": "Before", **task},))
+    assert tasks == ([] if left else TWO)
+
+
+@pytest.mark.parametrize("task", [
+    {"ansible.builtin.debug": {"msg": "said each time"}},
+    {"ansible.builtin.command": "true", "changed_when": False},
+    {"ansible.builtin.command": "true", "changed_when": False, "check_mode": False},
+    {"ansible.builtin.set_fact": {"a": 1}},
+    {"ansible.builtin.meta": "clear_facts"},
+    {"ansible.builtin.include_tasks": "more.yml"},
+    {"redoubt.django.once": {"argv": ["touch", "{{ item }}"], "creates": "{{ root }}/made"}, "loop": [1]},
+    {"redoubt.django.once": {"argv": ["true"], "creates": "{{ root }}/made"}, "register": "made", "until": "made is not changed"},
+])
+def test_a_role_that_does_something_each_time_is_run(undisturbed, task):
+    undisturbed.tasks("one", *TASKS, {"name": "Each time", **task})
+    tasks, _ = undisturbed.run()
+    assert tasks[:5] == ONE and tasks[-1:] == TWO
+
+
+def test_a_task_in_a_block_counts_and_a_rescue_does_not(undisturbed):
+    rescue = [{"name": "Rescue", "ansible.builtin.command": "true"}]
+    undisturbed.tasks("one", {"block": TASKS, "rescue": rescue})
+    assert undisturbed.run() == ([], 0)
+    undisturbed.tasks("one", {"block": TASKS, "always": [{"name": "Always", "ansible.builtin.debug": {}}]})
+    assert undisturbed.run()[0] == [*ONE, "one : Always", *TWO]
+
+
+def test_a_play_that_is_not_the_hosts_does_not_count(undisturbed):
+    undisturbed.tasks("two", {"name": "Each time", "ansible.builtin.debug": {}})
+    assert undisturbed.run()[0] == ["two : Each time"]
+    assert undisturbed.run(hosts="{{ [] }}") == ([], 0)
+
+
+def test_a_role_that_is_not_among_the_tasks_is_run(undisturbed):
+    playbook = undisturbed.path / "play.yml"
+    undisturbed.run()
+    plays = yaml.safe_load(playbook.read_text())
+    plays[1] = {"hosts": "all", "gather_facts": False, "vars": plays[1]["vars"], "pre_tasks": plays[1]["tasks"][:1], "roles": ["two"]}
+    playbook.write_text(yaml.safe_dump(plays))
+    assert undisturbed.play()[0] == TWO
+
+
+def test_a_play_without_roles_is_run(undisturbed):
+    playbook = undisturbed.path / "play.yml"
+    undisturbed.run()
+    plays = yaml.safe_load(playbook.read_text())
+    plays[1]["tasks"][1:] = [{"name": "other : Task", "ansible.builtin.debug": {}}]
+    playbook.write_text(yaml.safe_dump(plays))
+    assert undisturbed.play()[0] == ["other : Task"]

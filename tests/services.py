@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 
 def shown(host, unit: str, *properties: str) -> dict[str, str]:
-    """Properties by name, as text."""
-    lines = host.check_output("systemctl show --property=%s %s", ",".join(properties), unit).splitlines()
-    return dict(line.split("=", 1) for line in lines)
+    """Properties by name, as text. What is on its way from one state to another is given ten seconds: each hour rsyslog's files are rotated."""
+    for attempt in range(10):
+        lines = host.check_output("systemctl show --property=%s %s", ",".join(properties), unit).splitlines()
+        found = dict(line.split("=", 1) for line in lines)
+        if found.get("ActiveState") not in ("activating", "deactivating", "reloading"):
+            break
+        time.sleep(attempt and 1)
+    return found
 
 
 def exposure(host, unit: str) -> float:

@@ -4,16 +4,17 @@
 
 from __future__ import annotations
 
+import re
 import typing as t
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.redoubt.django.plugins.modules.units import PROPERTIES, parse_show
 from ansible_collections.redoubt.django.plugins.plugin_utils.ahead import settled
-from ansible_collections.redoubt.django.plugins.plugin_utils.asked import ANSWERS, FOLDER, LOOK
+from ansible_collections.redoubt.django.plugins.plugin_utils.asked import ANSWERS, FOLDER, LOOK, by_question, is_ours
 
 BETWEEN = "--redoubt--"
-# Some answers have the other one themselves.
-BEFORE_ANSWER = "--redoubt-answer--"
+# Some answers have the other one themselves. What it ended with follows.
+AFTER_ANSWER = "--redoubt-answer--"
 SCRIPT = f"""\
 set -e
 export SYSTEMD_COLORS=0
@@ -50,21 +51,26 @@ getent group sudo | cut -d: -f4 | tr , '\\n' | while read -r name; do
     done
 done
 echo {BETWEEN}
-# What its tasks have asked before. Each ends as it may; a damaged one is told by its hash.
-cd {FOLDER} 2>/dev/null || exit 0
-set -- *
-test -e "$1" || exit 0
-sha256sum "$@"
-echo {BEFORE_ANSWER}
+# What its tasks have asked before. That it was these questions is seen before and after they are answered.
+test "$(stat -c '%u %a' {FOLDER} 2>/dev/null)" = '0 700' || exit 0
+cd {FOLDER}
+kept() {{
+    sha256sum -- *.look *.sh 2>/dev/null || :
+}}
+kept
+echo {AFTER_ANSWER} 0
 (
 set -- *.look
 {LOOK}
 )
+echo {AFTER_ANSWER} 0
 for question in *.sh; do
     test -e "$question" || continue
-    echo {BEFORE_ANSWER}
-    /bin/sh "./$question" </dev/null 2>/dev/null || :
-done"""
+    ended=0
+    /bin/sh "./$question" </dev/null 2>/dev/null || ended=$?
+    echo {AFTER_ANSWER} $ended
+done
+kept"""
 
 
 class ActionModule(ActionBase):
@@ -75,12 +81,12 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         _, arguments = self.validate_argument_spec({"roles": {"type": "list", "elements": "str", "default": []}})
         answer = self._low_level_execute_command(SCRIPT, sudoable=True)
-        state, *answers = answer["stdout"].replace("\r\n", "\n").split(f"{BEFORE_ANSWER}\n")
-        parts = state.split(f"{BETWEEN}\n")
+        said, *answers = re.split(f"{AFTER_ANSWER} (\\d+)\n", answer["stdout"].replace("\r\n", "\n"))
+        parts = said.split(f"{BETWEEN}\n")
         if answer["rc"] or len(parts) != 8:
-            said = (answer["stderr"] or answer["stdout"]).strip().splitlines()
+            lines = (answer["stderr"] or answer["stdout"]).strip().splitlines()
             return {**result, "failed": True, "msg": "The host does not say which packages and units it has: "
-                    f"{said[-1] if said else 'it answered nothing'}. It must be Debian, with systemd, and let us become root."}
+                    f"{lines[-1] if lines else 'it answered nothing'}. It must be Debian, with systemd, and let us become root."}
         packages, shown, listed, enabled, aliases, machine, accounts, kept = parts
         state = {
             **result,
@@ -90,13 +96,14 @@ class ActionModule(ActionBase):
             "enabled": enabled.split(),
             "aliases": aliases.split(),
             "administrators": [name for name, ends, shell in (line.split(":") for line in accounts.splitlines()) if (ends, shell) == ("", "/bin/bash")],
-            "answers": answered(kept.splitlines(), answers),
+            "answers": answered(kept, answers) if is_ours(self) else [],
             "ansible_facts": facts(machine.splitlines()),
         }
-        ANSWERS[task_vars["inventory_hostname"]] = state["answers"]
+        ANSWERS[task_vars["inventory_hostname"]] = by_question(state["answers"])
         known = {self._task.register: state} if self._task.register else {}
-        state["settled"] = settled(arguments["roles"], known, state["ansible_facts"])
-        return state
+        # Without pipelining a connection may have ways to the host of its own (Mitogen).
+        roles = arguments["roles"] if is_ours(self) and self._connection.has_pipelining else []
+        return {**state, "settled": settled(roles, known, state["ansible_facts"])}
 
 
 def others(listed: str, shown: str) -> t.Iterator[str]:
@@ -107,12 +114,13 @@ def others(listed: str, shown: str) -> t.Iterator[str]:
             yield f"\nId={unit}\nNames={unit}\nLoadState={load}\nActiveState={active}\nUnitFileState=\n"
 
 
-def answered(kept: list[str], answers: list[str]) -> dict[str, str]:
-    """The answers by their questions' hashes; none where they cannot be told apart, which takes one that has itself the line between them."""
-    looks, inputs = ([line[:64] for line in kept if line.endswith(suffix)] for suffix in (".look", ".sh"))
-    if len(answers) != 1 + len(inputs):
-        return {}
-    return {**dict.fromkeys(looks, answers[0]), **dict(zip(inputs, answers[1:], strict=True))}
+def answered(kept: str, answers: list[str]) -> list[dict[str, t.Any]]:
+    """Each answer with the questions' hashes; none where they cannot be told apart, which takes one that has itself the line behind them."""
+    looks, inputs = ([line[:64] for line in kept.split("\n") if line.endswith(suffix)] for suffix in (".look", ".sh"))
+    *texts, after = answers[1::2] or [""]
+    if after != kept or len(texts) != 1 + len(inputs):
+        return []
+    return [{"questions": questions, "answer": text} for questions, text, end in zip([looks, *([each] for each in inputs)], texts, answers[2::2], strict=True) if end == "0"]
 
 
 def facts(lines: list[str]) -> dict:

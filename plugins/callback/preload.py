@@ -11,7 +11,7 @@ from ansible.plugins.callback import CallbackBase
 from ansible.plugins.loader import action_loader
 from ansible.template import Templar, trust_as_template
 from ansible_collections.redoubt.django.plugins.plugin_utils.ahead import KNOWING, PLAYS, SETTLED
-from ansible_collections.redoubt.django.plugins.plugin_utils.asked import ANSWERS
+from ansible_collections.redoubt.django.plugins.plugin_utils.asked import ANSWERS, by_question
 
 DOCUMENTATION = """
 name: preload
@@ -36,6 +36,7 @@ class CallbackModule(CallbackBase):
 
     def v2_playbook_on_start(self, playbook):
         PLAYS[:] = playbook.get_plays()
+        SETTLED.clear()
         for name in KNOWING:
             action_loader.get(name, class_only=True)
         Templar(loader=DataLoader()).template(trust_as_template(TEMPLATE))
@@ -47,8 +48,11 @@ class CallbackModule(CallbackBase):
         if found.get("changed"):
             self.forget(result)
         elif result.task.resolved_action == "redoubt.django.host_state":
-            ANSWERS[result.host.get_name()] = found.get("answers", {})
-            SETTLED[result.host.get_name()] = found.get("settled", [])
+            ANSWERS[result.host.get_name()] = by_question(found["answers"])
+            SETTLED[result.host.get_name()] = found["settled"]
+        elif "ansible_facts" in found:
+            # A role may want something else now, on any host.
+            SETTLED.clear()
 
     def v2_runner_on_failed(self, result, ignore_errors=False):
         self.forget(result)

@@ -66,12 +66,13 @@ administrators:
   elements: str
 answers:
   description:
-    - What the host says to the questions that tasks of earlier runs have put to it, by their SHA-256. Tasks that ask the same take the answer
-      from the callback C(redoubt.django.preload), for as long as nothing has changed on the host.
+    - What the host says to the questions that tasks of earlier runs have put to it, each C(answer) with the SHA-256 of its C(questions). Tasks
+      that ask the same take the answer from the callback C(redoubt.django.preload), for as long as nothing has changed on the host.
   returned: success
-  type: dict
+  type: list
+  elements: dict
 settled:
-  description: The first of O(roles), as far as they have nothing to do or do not concern the host.
+  description: Those of the first of O(roles) that have nothing to do.
   returned: success
   type: list
   elements: str

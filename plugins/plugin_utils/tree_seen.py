@@ -27,7 +27,7 @@ def question(plan: Plan, root: str) -> str | None:
     for kind in ("owner", "group"):
         names = {name for entry in plan.entries if (name := getattr(entry, kind)) and not name.isdigit()}
         lines += [f"{'user' if kind == 'owner' else kind} {name}" for name in sorted(names)]
-    lines += [f"same {hashlib.sha256(entry.content).hexdigest()}  {base}/{entry.path}" for entry in plan.entries if entry.kind == "file"]
+    lines += [f"same {len(entry.content)} {hashlib.sha256(entry.content).hexdigest()}  {base}/{entry.path}" for entry in plan.entries if entry.kind == "file"]
     odd = any("\n" in line or "\\" in line for line in lines)
     return None if odd or not root.startswith("/") else "\n".join([*lines, ""])
 
@@ -54,7 +54,7 @@ class Seen(Tree):
         (uid, gid, users, groups), found, self.same = parsed(answer)
         self.own = {"user": int(uid), "group": int(gid)}
         self.known = {(kind, words[0]): int(words[2]) for kind, text in (("user", users), ("group", groups))
-                      for words in (line.split(":") for line in text.splitlines())}
+                      for words in (line.split(":") for line in text.split("\n") if line)}
         self.there: dict[str, State] = {}
         self.targets: dict[str, str] = {}
         self.inside: dict[str, list[str]] = {}

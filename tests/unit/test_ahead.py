@@ -34,6 +34,9 @@ ONCE = {"name": "Make it", "redoubt.django.once": {"argv": ["touch", "{{ root }}
 TASKS = [ONCE, TREE, {"name": "Skipped", "ansible.builtin.include_tasks": "more.yml", "when": "files is changed"},
          {"name": "Apply", "ansible.builtin.meta": "flush_handlers"}, UNITS]
 
+READ = {"name": "Read", "redoubt.django.host_state": {"roles": ["one", "two"]}, "register": "state"}
+LEAVE = {"name": "Leave", "ansible.builtin.meta": "end_host", "when": "inventory_hostname is redoubt.django.settled(ansible_play_role_names)"}
+
 
 class Host:
     def __init__(self, path: Path) -> None:
@@ -55,24 +58,19 @@ class Host:
         (self.path / f"roles/{role}/tasks/main.yml").write_text(yaml.safe_dump(list(tasks)))
 
     def run(self, *words: str, between: tuple[dict, ...] = (), hosts: str = "all", callback: bool = True) -> tuple[list[str], int]:
+        """Both roles, each in a play of its own."""
+        plays = [play(self, READ, LEAVE, role("one")), play(self, *between, LEAVE, role("two"), hosts=hosts)]
+        return self.play(plays, *words, callback=callback)
+
+    def play(self, plays: list[dict], *words: str, callback: bool = True) -> tuple[list[str], int]:
         """The roles' tasks that were run, and how many changed something."""
-        leave = {"name": "Leave", "ansible.builtin.meta": "end_host", "when": "inventory_hostname is redoubt.django.settled(ansible_play_role_names)"}
-
-        def play(name: str, *before: dict, hosts: str = "all") -> dict:
-            roles = [{"name": name, "ansible.builtin.import_role": {"name": name}}]
-            return {"hosts": hosts, "gather_facts": False, "vars": {"root": str(self.root)}, "tasks": [*before, leave, *roles]}
-
-        read = {"name": "Read", "redoubt.django.host_state": {"roles": ["one", "two"]}, "register": "state"}
-        (self.path / "play.yml").write_text(yaml.safe_dump([play("one", read), play("two", *between, hosts=hosts)]))
-        return self.play(*words, callback=callback)
-
-    def play(self, *words: str, callback: bool = True) -> tuple[list[str], int]:
+        (self.path / "play.yml").write_text(yaml.safe_dump(plays))
         environment = {**os.environ, "ANSIBLE_CONFIG": f"{self.path}/ansible.cfg", "ANSIBLE_COLLECTIONS_PATH": str(REPO / "collections"),
                        "PATH": f"{self.path}/bin:{os.environ['PATH']}", "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
                        "ANSIBLE_LOCAL_TEMP": f"{self.path}/tmp", "ANSIBLE_REMOTE_TEMP": f"{self.path}/tmp", "QUESTIONS": f"{self.path}/questions"}
         if not callback:
             environment["ANSIBLE_CONFIG"] = f"{self.path}/no.cfg"
-        done = subprocess.run([sys.executable, "-c", PLAYBOOK, "-i", "localhost,", "-c", "local", *words, "play.yml"], cwd=self.path, env=environment,
+        done = subprocess.run([sys.executable, "-c", PLAYBOOK, *([] if "-i" in words else ["-i", "localhost,"]), "-c", "local", *words, "play.yml"], cwd=self.path, env=environment,
                               capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "WARNING" not in done.stderr and "ERROR" not in done.stderr, done.stderr
@@ -169,6 +167,10 @@ def test_what_happens_before_a_play_has_it_run(undisturbed, task, left):
     {"ansible.builtin.command": "true", "changed_when": False},
     {"ansible.builtin.command": "true", "changed_when": False, "check_mode": False},
     {"ansible.builtin.set_fact": {"a": 1}},
+    # These say in check mode that they were skipped.
+    {"ansible.builtin.raw": "true", "changed_when": False},
+    {"ansible.builtin.fetch": {"src": "/etc/hostname", "dest": "{{ root }}/../fetched/", "flat": True}},
+    {"redoubt.django.once": {"argv": ["rm", "{{ root }}/not-made"], "creates": "{{ root }}/not-made"}, "changed_when": False, "failed_when": False},
     {"ansible.builtin.meta": "clear_facts"},
     {"ansible.builtin.include_tasks": "more.yml"},
     {"redoubt.django.once": {"argv": ["touch", "{{ item }}"], "creates": "{{ root }}/made"}, "loop": [1]},
@@ -194,19 +196,98 @@ def test_a_play_that_is_not_the_hosts_does_not_count(undisturbed):
     assert undisturbed.run(hosts="{{ [] }}") == ([], 0)
 
 
-def test_a_role_that_is_not_among_the_tasks_is_run(undisturbed):
-    playbook = undisturbed.path / "play.yml"
-    undisturbed.run()
-    plays = yaml.safe_load(playbook.read_text())
-    plays[1] = {"hosts": "all", "gather_facts": False, "vars": plays[1]["vars"], "pre_tasks": plays[1]["tasks"][:1], "roles": ["two"]}
-    playbook.write_text(yaml.safe_dump(plays))
-    assert undisturbed.play()[0] == TWO
+def play(place: Host, *tasks: dict, **more: object) -> dict:
+    return {"hosts": "all", "gather_facts": False, **more, "vars": {"root": str(place.root), **more.get("vars", {})}, "tasks": list(tasks)}
+
+
+def role(name: str, **more: str) -> dict:
+    return {"name": name, "ansible.builtin.import_role": {"name": name, **more}}
+
+
+def test_what_a_role_depends_on_is_the_roles(place):
+    folder = place.path / "roles/below"
+    (folder / "tasks").mkdir(parents=True)
+    (folder / "files/etc").mkdir(parents=True)
+    (folder / "files/etc/below.conf").write_text("below\n")
+    (place.path / "roles/two/meta").mkdir()
+    (place.path / "roles/two/meta/main.yml").write_text("dependencies: [{role: below}]\n")
+    place.tasks("below", {"name": "End", "ansible.builtin.meta": "end_role", "when": "over is defined"}, TREE)
+    assert place.run() == (["below : End", "below : Put files there", *TWO], 1)
+    assert place.run() == ([], 0)
+    (place.root / "etc/below.conf").unlink()
+    assert place.run("-e", "over=true") == ([], 0)
+    assert place.run() == (["below : End", "below : Put files there", *TWO], 1)
+
+
+@pytest.mark.parametrize("where", ["roles", "pre_tasks", "post_tasks"])
+def test_a_role_may_stand_anywhere_in_a_play(place, where):
+    (place.path / "roles/two/tasks/other.yml").write_text("[]")
+    there = {"roles": ["two"], "pre_tasks": [LEAVE, role("two")], "post_tasks": [role("two")]}[where]
+    plays = [play(place, {**READ, "redoubt.django.host_state": {"roles": ["two"]}}), play(place, LEAVE, role("two", tasks_from="other"), **{"pre_tasks": [LEAVE], where: there})]
+    assert place.play(plays) == ([], 0)
+    (place.root / "etc/two.conf").unlink()
+    assert place.play(plays) == (TWO, 1)
+
+
+def test_whose_a_play_is_its_own_variables_say(place):
+    plays = [play(place, READ, LEAVE, role("one")), play(place, LEAVE, role("two"), hosts="{{ mine | default([]) }}", vars={"mine": "all"})]
+    assert place.play(plays) == ([], 0)
+    (place.root / "etc/two.conf").unlink()
+    assert place.play(plays) == (TWO, 1)
+
+
+def test_hosts_that_only_the_run_will_know_are_no_error(undisturbed):
+    later = [play(undisturbed, LEAVE, role("two"), hosts="{{ hostvars.localhost.state.packages[:0] }}")]
+    assert undisturbed.play([play(undisturbed, READ, LEAVE, role("one")), *later]) == ([], 0)
+
+
+def test_a_fact_between_has_the_role_run(undisturbed):
+    plays = [play(undisturbed, READ), play(undisturbed, {"ansible.builtin.set_fact": {"word": ""}}), play(undisturbed, LEAVE, role("one"))]
+    assert undisturbed.play(plays) == (ONE, 0)
+
+
+def test_a_playbook_from_another_folder_is_run(undisturbed):
+    folder = undisturbed.path / "sub/group_vars"
+    folder.mkdir(parents=True)
+    (folder / "all.yml").write_text("other: variables\n")
+    (undisturbed.path / "sub/play.yml").write_text(yaml.safe_dump([play(undisturbed, LEAVE, role("one"))]))
+    assert undisturbed.play([play(undisturbed, READ), {"ansible.builtin.import_playbook": "sub/play.yml"}]) == (ONE, 0)
+
+
+def test_a_connection_with_ways_of_its_own_to_the_host_is_not_believed(undisturbed, monkeypatch):
+    [strategies] = [path / "ansible_mitogen/plugins/strategy" for path in map(Path, sys.path) if (path / "ansible_mitogen").is_dir()]
+    monkeypatch.setenv("ANSIBLE_STRATEGY_PLUGINS", str(strategies))
+    monkeypatch.setenv("ANSIBLE_STRATEGY", "mitogen_linear")
+    monkeypatch.setenv("ANSIBLE_DEPRECATION_WARNINGS", "false")
+    plays = [play(undisturbed, READ, {"name": "x : said", "ansible.builtin.assert": {"that": "state.settled == []"}}, role("one"))]
+    assert undisturbed.play(plays) == (["x : said", *ONE], 0)
+
+
+def test_another_hosts_state_is_not_this_ones(undisturbed):
+    (undisturbed.path / "inventory").write_text("a ansible_connection=local\nb ansible_connection=local\n")
+    undisturbed.tasks("one", {**UNITS, "redoubt.django.units": {"started": ["a.service"], "seen": "{{ state }}"}})
+    plays = [play(undisturbed, {**READ, "delegate_to": "b"}, LEAVE, role("one"), hosts="a")]
+    assert undisturbed.play(plays, "-i", "inventory") == (["one : Run it"], 0)
+
+
+def test_without_the_callback_nothing_is_known_to_be_settled(undisturbed):
+    plays = [play(undisturbed, READ, {"name": "x : said", "ansible.builtin.assert": {"that": "state.settled == []"}})]
+    assert undisturbed.play(plays, callback=False) == (["x : said"], 0)
+
+
+def test_a_role_in_no_play_is_not_settled(undisturbed):
+    plays = [play(undisturbed, READ, {"name": "x : said", "ansible.builtin.assert": {"that": "state.settled == ['two']"}}), play(undisturbed, role("two"))]
+    assert undisturbed.play(plays) == (["x : said", *TWO], 0)
 
 
 def test_a_play_without_roles_is_run(undisturbed):
-    playbook = undisturbed.path / "play.yml"
-    undisturbed.run()
-    plays = yaml.safe_load(playbook.read_text())
-    plays[1]["tasks"][1:] = [{"name": "other : Task", "ansible.builtin.debug": {}}]
-    playbook.write_text(yaml.safe_dump(plays))
-    assert undisturbed.play()[0] == ["other : Task"]
+    task = {"name": "other : Task", "ansible.builtin.debug": {}}
+    assert undisturbed.play([play(undisturbed, READ), play(undisturbed, LEAVE, task)]) == (["other : Task"], 0)
+
+
+@pytest.mark.parametrize("path", [*sorted(REPO.glob("playbooks/*.yml")), REPO / "bench/hosts.yml"], ids=lambda path: path.name)
+def test_a_play_that_may_be_left_has_nothing_but_roles_behind_that(path):
+    for each in yaml.safe_load(path.read_text()):
+        tasks = each.get("tasks", [])
+        left = [index for index, task in enumerate(tasks) if "redoubt.django.settled" in str(task.get("when", ""))]
+        assert all("ansible.builtin.import_role" in task for index in left for task in tasks[index + 1:]) and not (left and each.get("post_tasks"))

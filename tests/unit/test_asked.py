@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
+import pty
+import re
 import stat
 import subprocess
 from pathlib import Path
@@ -12,6 +16,7 @@ import pytest
 from ansible_collections.redoubt.django.plugins.action import host_state, once
 from ansible_collections.redoubt.django.plugins.plugin_utils import asked
 
+ROOT = "/\0d\x00755\x000\x000\x004096\0\0"
 LOOK = "at /etc/passwd\nat /not/there\n"
 
 
@@ -43,17 +48,29 @@ def ask(task, question: str = LOOK, kind: str = "look", about: str = "it") -> st
     return asked.ask(task, kind, question, about, {"inventory_hostname": "host"})
 
 
-def state_of(folder: Path) -> tuple[list[str], list[str]]:
-    """What host_state is told of questions: the lines of their hashes, and the answers."""
-    script = "set -e\n" + host_state.SCRIPT[host_state.SCRIPT.index("# What its tasks have asked before"):].replace("/var/lib/redoubt/questions", str(folder))
-    done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=True)
-    kept, *answers = done.stdout.split(f"{host_state.BEFORE_ANSWER}\n")
-    return kept.splitlines(), answers
+SCRIPT = host_state.SCRIPT[host_state.SCRIPT.index("# What its tasks have asked before"):]
+
+
+def known(folder: Path, terminal: bool = False) -> dict[str, str]:
+    """The answers that host_state brings, by question. It is run without an input of its own, for which ssh gives it a terminal."""
+    script = "set -e\n" + SCRIPT.replace("/var/lib/redoubt/questions", str(folder))
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    with subprocess.Popen(["/bin/sh", "-c", script], stdout=theirs) as process:
+        os.close(theirs)
+        said = b""
+        # The end of a terminal is an error.
+        with contextlib.suppress(OSError):
+            while piece := os.read(ours, 65536):
+                said += piece
+    os.close(ours)
+    assert process.returncode == 0
+    kept, *answers = re.split(f"{host_state.AFTER_ANSWER} (\\d+)\n", said.decode().replace("\r\n", "\n"))
+    return asked.by_question(host_state.answered(kept, answers))
 
 
 def test_a_question_is_answered_and_kept_for_root_alone(folder):
     answer = ask(action())
-    assert "/etc/passwd" in answer.split("\0") and "/not/there" not in answer.split("\0")
+    assert [entry[0] for entry in asked.parsed(answer)[1]] == ["/", "/etc/passwd"]
     [kept] = folder.iterdir()
     assert kept.read_text() == LOOK
     assert [stat.S_IMODE(each.stat().st_mode) for each in (folder.parent, folder, kept)] == [0o755, 0o700, 0o600]
@@ -62,32 +79,70 @@ def test_a_question_is_answered_and_kept_for_root_alone(folder):
 def test_the_same_answer_comes_with_all_others(folder):
     first = ask(action())
     ask(action(), "at /etc/group\n", about="another")
-    ask(action(), "echo one; exit 3\n", "sh", "a")
+    ask(action(), "echo half; exit 3\n", "sh", "a")
     ask(action(), "echo two\nread -r input || echo none\n", "sh", "b")
     (folder / "something else").write_text("no question")
-    answers = host_state.answered(*state_of(folder))
-    assert len(answers) == 4 and {answers[asked.digest(text)] for text in (LOOK, "at /etc/group\n")} == {answers[asked.digest(LOOK)]}
+    (folder / "a folder").mkdir()
+    answers = known(folder)
+    # What fails is no answer.
+    assert len(answers) == 3 and {answers[asked.digest(text)] for text in (LOOK, "at /etc/group\n")} == {answers[asked.digest(LOOK)]}
     there = answers[asked.digest(LOOK)].split("\0")
     assert set(first.split("\0")) <= set(there) and "/etc/group" in there
-    assert answers[asked.digest("echo one; exit 3\n")] == "one\n" and answers[asked.digest("echo two\nread -r input || echo none\n")] == "two\nnone\n"
+    assert answers[asked.digest("echo two\nread -r input || echo none\n")] == "two\nnone\n"
 
 
 def test_a_host_that_has_not_been_asked_has_no_answers(folder):
-    assert host_state.answered(*state_of(folder)) == {}
+    assert known(folder) == {}
     folder.mkdir(parents=True)
-    assert host_state.answered(*state_of(folder)) == {}
+    assert known(folder) == {}
+
+
+def test_a_question_that_is_replaced_meanwhile_has_no_answer(folder):
+    ask(action())
+    ask(action(), f"echo 'at /' >>{folder}/{asked.digest('it')}.look\n", "sh", "other")
+    assert known(folder) == {}
+
+
+def test_what_root_runs_is_roots_alone(folder):
+    ask(action())
+    assert known(folder)
+    for mode, owner in ((0o755, 0), (0o700, 1)):
+        folder.chmod(mode)
+        os.chown(folder, owner, -1)
+        assert known(folder) == {}
+
+
+def test_a_terminal_changes_no_name(folder, tmp_path):
+    path = tmp_path / "ünï\tc"
+    path.write_text("it")
+    question = f"at {path}\nsame 2 {hashlib.sha256(b'it').hexdigest()}  {path}\n"
+    ask(action(), question)
+    _, there, same = asked.parsed(known(folder, terminal=True)[asked.digest(question)])
+    assert [entry[0] for entry in there] == ["/", str(path)] and same == {str(path)}
+
+
+@pytest.mark.parametrize("broken", ["exit 2", "kill -9 $$", "shift 2; exec /usr/bin/find /etc/passwd \"$@\""])
+def test_a_look_that_goes_wrong_is_no_answer(folder, tmp_path, monkeypatch, broken):
+    find = tmp_path / "bin/find"
+    find.parent.mkdir()
+    find.write_text(f"#!/bin/sh\ncase $* in *-files0-from*) {broken};; *) exec /usr/bin/find \"$@\";; esac\n")
+    find.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{find.parent}:{os.environ['PATH']}")
+    answer = ask(action())
+    with pytest.raises(ValueError):
+        asked.parsed(answer)
 
 
 def test_a_damaged_question_answers_no_other(folder):
     ask(action())
     [kept] = folder.iterdir()
     kept.write_text(LOOK[:-3])
-    assert asked.digest(LOOK) not in host_state.answered(*state_of(folder))
+    assert asked.digest(LOOK) not in known(folder)
 
 
 def test_answers_that_cannot_be_told_apart_are_none(folder):
-    ask(action(), f"echo {host_state.BEFORE_ANSWER}\n", "sh")
-    assert host_state.answered(*state_of(folder)) == {}
+    ask(action(), f"echo {host_state.AFTER_ANSWER} 0\n", "sh")
+    assert known(folder) == {}
 
 
 def test_what_is_known_is_not_asked(folder):
@@ -152,7 +207,7 @@ def test_what_nobody_asks_any_more_is_forgotten(folder):
 def test_what_a_command_leaves_is_there_where_it_is_itself(monkeypatch, fields, there):
     path, kind, target = (fields + ["", "", ""])[:3]
     entry = f"{path}\x00{kind}\x00644\x000\x000\x001\x00{target}" + "\0" if kind else "\0".join(fields)
-    monkeypatch.setattr(once, "ask", lambda *_args: f"0\x000\0\0\0{entry}same\0\0")
+    monkeypatch.setattr(once, "ask", lambda *_args: f"0\x000\0\0\0{ROOT}{entry}same\0\0")
     assert once.ActionModule.is_there(None, "/it", {}) is there
 
 

@@ -50,7 +50,7 @@ def kept() -> CallbackModule:
     SETTLED.clear()
     callback = CallbackModule()
     for host in ("one", "two"):
-        callback.v2_runner_on_ok(result(host, "redoubt.django.host_state", changed=False, answers={"q": host}, settled=["role"]))
+        callback.v2_runner_on_ok(result(host, "redoubt.django.host_state", changed=False, answers=[{"questions": ["q"], "answer": host}], settled=["role"]))
     yield callback
     ANSWERS.clear()
     SETTLED.clear()
@@ -70,9 +70,18 @@ def test_what_a_host_has_said_is_kept(kept):
     (lambda callback: callback.v2_runner_on_async_failed(result("one")), {"two"}),
     # Nobody knows which of them it was for.
     (lambda callback: callback.v2_runner_on_ok(result("three", delegate_to="{{ item }}", changed=True)), set()),
-    (lambda callback: callback.v2_runner_on_ok(result("one", "redoubt.django.host_state", changed=False)), {"one", "two"}),
 ])
 def test_it_is_forgotten_once_something_has_changed_or_failed(kept, happens, left):
     happens(kept)
     assert set(ANSWERS) == set(SETTLED) == left
     assert ANSWERS.get("one") in (None, {})
+
+
+def test_a_fact_has_roles_want_something_else_and_no_host_be_otherwise(kept):
+    kept.v2_runner_on_ok(result("one", "ansible.builtin.set_fact", changed=False, ansible_facts={"a": 1}))
+    assert set(ANSWERS) == {"one", "two"} and SETTLED == {}
+
+
+def test_another_playbook_leaves_no_host_because_of_the_first(kept):
+    kept.v2_playbook_on_start(SimpleNamespace(get_plays=list))
+    assert SETTLED == {}

@@ -184,8 +184,8 @@ def other() -> Plan:
     (lambda root: (root / "etc/other/a.conf").write_text("b"), (True, False)),
     (lambda root: (root / "etc/other/c.conf").touch(), (True, False)),
     (lambda root: (root / "etc/app/main.conf").unlink(), (False, True)),
-    # Contents are not read where one of them may never end.
-    (make_a_pipe, (False, False)),
+    # What may never end is not read.
+    (make_a_pipe, (False, True)),
 ])
 def test_several_trees_are_looked_at_together(applied, tmp_path, disturb, left):
     Tree(other(), str(applied)).apply()
@@ -216,6 +216,14 @@ def test_a_question_takes_the_place_of_one_about_the_same():
     assert len({before, tree_seen.about(plan, "/mnt"), tree_seen.about(wanted(), "/")}) == 3
 
 
-@pytest.mark.parametrize("answer", ["", "0\0", "0\x000\0\0\0same\0", "0\x000\0\0\0/a\0f\0same\0\0", "x\0y\0\0\0same\0\0", "0\x000\0\0\0\0\0"])
+ROOT = "/\0d\x00755\x000\x000\x004096\0\0"
+
+
+@pytest.mark.parametrize("answer", ["", "0\0", f"0\x000\0\0\0{ROOT}same\0", f"0\x000\0\0\0{ROOT}/a\0f\0same\0\0", f"x\0y\0\0\0{ROOT}same\0\0",
+                                    f"0\x000\0\0\0{ROOT}\0\0", "0\x000\0\0\0same\0\0", f"0\x000\0\0\0{ROOT}failed\0same\0\0"])
 def test_half_an_answer_is_none(answer, root):
-    assert not tree_seen.unchanged(Plan([Entry("a")]), str(root), answer)
+    assert not tree_seen.unchanged(Plan(absent=["a"], entries=[]), str(root), answer)
+
+
+def test_a_whole_one_is_one(root):
+    assert tree_seen.unchanged(Plan(absent=["a"], entries=[]), str(root), f"0\x000\0\0\0{ROOT}same\0\0")

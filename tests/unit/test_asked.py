@@ -121,11 +121,12 @@ def test_a_terminal_changes_no_name(folder, tmp_path):
     assert [entry[0] for entry in there] == ["/", str(path)] and same == {str(path)}
 
 
-@pytest.mark.parametrize("broken", ["exit 2", "kill -9 $$", "shift 2; exec /usr/bin/find /etc/passwd \"$@\""])
-def test_a_look_that_goes_wrong_is_no_answer(folder, tmp_path, monkeypatch, broken):
+@pytest.mark.parametrize("which", ["-files0-from", "-mindepth"])
+@pytest.mark.parametrize("broken", ["exit 2", "kill -9 $$"])
+def test_a_look_that_goes_wrong_is_no_answer(folder, tmp_path, monkeypatch, which, broken):
     find = tmp_path / "bin/find"
     find.parent.mkdir()
-    find.write_text(f"#!/bin/sh\ncase $* in *-files0-from*) {broken};; *) exec /usr/bin/find \"$@\";; esac\n")
+    find.write_text(f"#!/bin/sh\ncase $* in *{which}*) {broken};; *) exec /usr/bin/find \"$@\";; esac\n")
     find.chmod(0o755)
     monkeypatch.setenv("PATH", f"{find.parent}:{os.environ['PATH']}")
     answer = ask(action())

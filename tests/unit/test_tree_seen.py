@@ -41,7 +41,7 @@ def wanted() -> Plan:
 
 def look(*files: str, question: str = "") -> str:
     """What the host says; the questions are files or its input."""
-    answer = subprocess.run(["/bin/sh", "-c", f'set -- "$@"\n{asked.LOOK}', "sh", *files], input=question.encode(), capture_output=True, check=False, cwd="/")
+    answer = subprocess.run(["/bin/sh", "-c", f'set -- "$@"\n{asked.LOOK}', "sh", *files], input=question.encode(), capture_output=True, check=False, cwd="/", timeout=10)
     assert answer.returncode == 0 and SECRET not in answer.stdout, answer.stderr
     return answer.stdout.decode(errors="surrogateescape")
 
@@ -104,7 +104,14 @@ def make_a_pipe(root: Path) -> None:
     os.mkfifo(root / "etc/app/main.conf")
 
 
+def make_an_endless_one(root: Path) -> None:
+    (root / "etc/app/it's $(here) a;b.conf").unlink()
+    os.mkfifo(root / "etc/app/it's $(here) a;b.conf")
+
+
 DISTURBANCES = {
+    "never ends": make_an_endless_one,
+    "takes hours to read": lambda root: os.truncate(root / "etc/app/main.conf", 1 << 40),
     "content": lambda root: (root / "etc/app/main.conf").write_bytes(b"a = 2\n"),
     "longer": lambda root: (root / "etc/app/main.conf").write_bytes(b"a = 1\n\n"),
     "secret": lambda root: (root / "etc/app/secret").write_bytes(SECRET.replace(b"s", b"S")),

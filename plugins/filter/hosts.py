@@ -13,7 +13,7 @@ ADDRESS = re.compile("[0-9.]+$|[0-9a-fA-F]*:[0-9a-fA-F:.]+$")
 
 def addresses(variables: Mapping[str, Any]) -> list[str]:
     """Addresses that others know a host by, from its variables (C(hostvars)): base_addresses, or else the one that Ansible knows it by."""
-    given = variables.get("ansible_host") or ""
+    given = str(variables.get("ansible_host") or "")
     return variables.get("base_addresses") or ([given] if ADDRESS.match(given) else [])
 
 

@@ -65,6 +65,14 @@ class Host:
 # --- The firewall ----------------------------------------------------------------------------------------------------
 
 
+def test_an_inventory_gives_a_group_other_entries_and_only_the_hosts_own_groups_count() -> None:
+    inventory = {"firewall_allow_groups": {"web": [{"port": 8443}], "db": [{"port": 1}], "mail": [{"port": 25, "from": ["192.0.2.7"]}]}, "firewall_allow": [{"port": 9000}]}
+    host = Host("app1", {"web": ["app1"], "mail": ["app1"], "db": ["db1"]}, **inventory)
+    assert host.allowed() == {"8443": {"everybody"}, "25": {"192.0.2.7"}, "9000": {"everybody"}}
+    # The same each time, in this order: another order would be a change.
+    assert [str(entry["port"]) for entry in host["__firewall_allow"]] == ["8443", "25", "9000"]
+
+
 def test_the_keeper_of_backups_is_reached_by_its_clients_and_each_database_by_its_own_port() -> None:
     groups = {"web": ["app1", "app2"], "db": ["app1", "app2"], "backups": ["store1"]}
     assert Host("store1", PAIR).allowed() == {"8430": set(ADDRESSES["app1"]), "8432": set(ADDRESSES["app1"])}

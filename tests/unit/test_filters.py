@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent / "collections"))
 
+from ansible_collections.redoubt.django.plugins.filter import hosts
 from ansible_collections.redoubt.django.plugins.filter.systemd import UNREADABLE, env_file, unit_quote
 
 ALPHABET = st.characters(exclude_characters="\x00", exclude_categories=["Cs"]) | st.sampled_from("\\\"'`$%#;= \n\r\t{}!")
@@ -124,3 +125,12 @@ def test_a_refusal_does_not_show_the_value():
     with pytest.raises(AnsibleFilterError) as caught:
         env_file({"TOKEN": "k3Qx81hf\0"})
     assert "k3Qx" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("variables", "found"), [
+    ({"base_addresses": ["192.0.2.1", "2001:db8::1"], "ansible_host": "192.0.2.9"}, ["192.0.2.1", "2001:db8::1"]),
+    ({"ansible_host": "192.0.2.9"}, ["192.0.2.9"]), ({"ansible_host": "2001:db8::1", "base_addresses": []}, ["2001:db8::1"]),
+    ({"ansible_host": "app1.test"}, []), ({"ansible_host": "10.example.org"}, []), ({"ansible_host": None}, []), ({"ansible_host": 10}, ["10"]), ({}, []),
+])
+def test_addresses_that_others_know_a_host_by(variables, found):
+    assert hosts.addresses(variables) == found

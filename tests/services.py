@@ -6,11 +6,16 @@ import time
 
 
 def shown(host, unit: str, *properties: str) -> dict[str, str]:
-    """Properties by name, as text. What is on its way from one state to another is given ten seconds: each hour rsyslog's files are rotated."""
+    """Properties by name, as text.
+
+    What somebody has just started or stopped is given nine seconds: each hour rsyslog is, when its files are rotated. What systemd itself starts
+    again and again is not: it would be met in a moment when it runs.
+    """
     for attempt in range(10):
-        lines = host.check_output("systemctl show --property=%s %s", ",".join(properties), unit).splitlines()
+        lines = host.check_output("systemctl show --property=%s %s", ",".join([*properties, "NRestarts"]), unit).splitlines()
         found = dict(line.split("=", 1) for line in lines)
-        if found.get("ActiveState") not in ("activating", "deactivating", "reloading"):
+        again = found.pop("NRestarts", "0") != "0"
+        if again or found.get("ActiveState") not in ("activating", "deactivating", "reloading"):
             break
         time.sleep(attempt and 1)
     return found

@@ -11,7 +11,8 @@ name: settled
 short_description: Whether roles have nothing to do on a host
 description:
   - True where M(redoubt.django.host_state) has found so in this run, the callback C(redoubt.django.preload) is enabled, and nothing has
-    changed on the host since. False where no role is named, since a play may have tasks of its own. Only what Ansible evaluates itself, such as the condition of C(ansible.builtin.meta), sees it.
+    changed on the host since. False where no role is named, since a play may have tasks of its own.
+  - Only what Ansible evaluates itself, such as the condition of C(ansible.builtin.meta), sees it.
 options:
   _input:
     description: Name of the host in the inventory.

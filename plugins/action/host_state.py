@@ -80,7 +80,8 @@ class ActionModule(ActionBase):
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
         _, arguments = self.validate_argument_spec({"roles": {"type": "list", "elements": "str", "default": []}})
-        answer = self._low_level_execute_command(SCRIPT, sudoable=True)
+        piped = self._connection.is_pipelining_enabled()
+        answer = self._low_level_execute_command(**command(piped), sudoable=True)
         said, *answers = re.split(f"{AFTER_ANSWER} (\\d+)\n", answer["stdout"].replace("\r\n", "\n"))
         parts = said.split(f"{BETWEEN}\n")
         if answer["rc"] or len(parts) != 8:
@@ -102,8 +103,13 @@ class ActionModule(ActionBase):
         ANSWERS[task_vars["inventory_hostname"]] = by_question(state["answers"])
         known = {self._task.register: state} if self._task.register else {}
         # Without pipelining a connection may have ways to the host of its own (Mitogen).
-        roles = arguments["roles"] if is_ours(self) and self._connection.has_pipelining else []
+        roles = arguments["roles"] if is_ours(self) and piped else []
         return {**state, "settled": settled(roles, known, state["ansible_facts"])}
+
+
+def command(piped: bool) -> dict[str, t.Any]:
+    """The script as a shell's input: sudo then has one line to log, and not all of it. What it starts must not read on there."""
+    return {"cmd": "exec /bin/sh", "in_data": f"ask() {{\n{SCRIPT}\n}}\nask </dev/null\n".encode()} if piped else {"cmd": SCRIPT}
 
 
 def others(listed: str, shown: str) -> t.Iterator[str]:

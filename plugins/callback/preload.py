@@ -45,14 +45,16 @@ class CallbackModule(CallbackBase):
 
     def v2_runner_on_ok(self, result):
         found = result.result
-        if found.get("changed"):
-            self.forget(result)
-        elif result.task.resolved_action == "redoubt.django.host_state":
-            ANSWERS[result.host.get_name()] = by_question(found["answers"])
-            SETTLED[result.host.get_name()] = found["settled"]
-        elif "ansible_facts" in found:
+        if result.task.resolved_action == "redoubt.django.host_state":
+            # With no_log there are none.
+            ANSWERS[result.host.get_name()] = by_question(found.get("answers", []))
+            SETTLED[result.host.get_name()] = found.get("settled", [])
+            return
+        if found.keys() & {"ansible_facts", "add_host", "add_group"}:
             # A role may want something else now, on any host.
             SETTLED.clear()
+        if found.get("changed"):
+            self.forget(result)
 
     def v2_runner_on_failed(self, result, ignore_errors=False):
         self.forget(result)

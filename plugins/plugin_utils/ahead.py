@@ -62,7 +62,10 @@ def settled(roles: list[str], known: dict[str, t.Any], facts: dict[str, t.Any]) 
     found: list[str] = []
     for role in roles:
         parts = [(play, tasks) for play in PLAYS if (tasks := list(tasks_of(play, role))) and concerns(process, play)]
-        if not all(is_settled(process, play, tasks, known, facts) for play, tasks in parts):
+        try:
+            if not all(is_settled(process, play, tasks, known, facts) for play, tasks in parts):
+                break
+        except AnsibleError:
             break
         # Where it is in no play of the host nothing was seen of it.
         found += [role] if parts else []
@@ -94,8 +97,8 @@ def tasks_of(play: Play, role: str) -> t.Iterator[Task]:
 
 def is_settled(process: worker.WorkerProcess, play: Play, tasks: list[Task], known: dict[str, t.Any], facts: dict[str, t.Any]) -> bool:
     """Whether none of the tasks changes anything; what one registers is known to those that follow."""
-    # A playbook from elsewhere has its files and variables there.
-    if play._included_path != process._task.get_play()._included_path:
+    # A playbook from elsewhere has its files and variables there, and nobody knows what will be answered.
+    if play._included_path != process._task.get_play()._included_path or play.vars_prompt:
         return False
     ended: list[Role] = []
     for task in tasks:

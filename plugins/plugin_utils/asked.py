@@ -68,7 +68,7 @@ def ask(action: ActionBase, kind: str, question: str, about: str, task_vars: dic
 
     C(about) names what it is about, so that a question takes the place of an earlier one about the same.
     """
-    if not action._connection.has_pipelining:
+    if not action._connection.is_pipelining_enabled():
         return None
     ours = is_ours(action)
     known = ANSWERS.get(task_vars.get("inventory_hostname", ""), {}) if ours else {}

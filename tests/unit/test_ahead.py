@@ -67,15 +67,18 @@ class Host:
         (self.path / "play.yml").write_text(yaml.safe_dump(plays))
         environment = {**os.environ, "ANSIBLE_CONFIG": f"{self.path}/ansible.cfg", "ANSIBLE_COLLECTIONS_PATH": str(REPO / "collections"),
                        "PATH": f"{self.path}/bin:{os.environ['PATH']}", "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
-                       "ANSIBLE_LOCAL_TEMP": f"{self.path}/tmp", "ANSIBLE_REMOTE_TEMP": f"{self.path}/tmp", "QUESTIONS": f"{self.path}/questions"}
+                       "ANSIBLE_LOCAL_TEMP": f"{self.path}/tmp", "ANSIBLE_REMOTE_TEMP": f"{self.path}/tmp", "QUESTIONS": f"{self.path}/questions",
+                       "ANSIBLE_PIPELINING": "true"}
         if not callback:
             environment["ANSIBLE_CONFIG"] = f"{self.path}/no.cfg"
         done = subprocess.run([sys.executable, "-c", PLAYBOOK, *([] if "-i" in words else ["-i", "localhost,"]), "-c", "local", *words, "play.yml"], cwd=self.path, env=environment,
                               capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
+        done.stderr = done.stderr.replace("[WARNING]: Not prompting as we are not in interactive mode", "")
         assert "WARNING" not in done.stderr and "ERROR" not in done.stderr, done.stderr
         tasks = re.findall(r"^TASK \[(\w+ : .+?)\]", done.stdout, re.MULTILINE)
-        return tasks, int(re.search(r"changed=(\d+)", done.stdout)[1])
+        self.hosts = re.findall(r"^(?:ok|changed): \[(\w+)\]", done.stdout, re.MULTILINE)
+        return tasks, sum(map(int, re.findall(r"changed=(\d+)", done.stdout)))
 
 
 ONE = ["one : Make it", "one : Put files there", "one : Skipped", "one : Apply", "one : Run it"]
@@ -193,7 +196,9 @@ def test_a_task_in_a_block_counts_and_a_rescue_does_not(undisturbed):
 def test_a_play_that_is_not_the_hosts_does_not_count(undisturbed):
     undisturbed.tasks("two", {"name": "Each time", "ansible.builtin.debug": {}})
     assert undisturbed.run()[0] == ["two : Each time"]
-    assert undisturbed.run(hosts="{{ [] }}") == ([], 0)
+    read = {**READ, "redoubt.django.host_state": {"roles": ["two", "one"]}}
+    for hosts, run in (("all", ONE), ("{{ [] }}", [])):
+        assert undisturbed.play([play(undisturbed, read, LEAVE, role("one")), play(undisturbed, LEAVE, role("two"), hosts=hosts)])[0][:len(ONE)] == run
 
 
 def play(place: Host, *tasks: dict, **more: object) -> dict:
@@ -244,6 +249,45 @@ def test_hosts_that_only_the_run_will_know_are_no_error(undisturbed):
 def test_a_fact_between_has_the_role_run(undisturbed):
     plays = [play(undisturbed, READ), play(undisturbed, {"ansible.builtin.set_fact": {"word": ""}}), play(undisturbed, LEAVE, role("one"))]
     assert undisturbed.play(plays) == (ONE, 0)
+
+
+def test_a_host_that_is_added_between_has_the_role_run_on_all(place):
+    """It may be of a group that the roles go by."""
+    (place.path / "inventory").write_text("a ansible_connection=local\nb ansible_connection=local\n")
+    (place.path / "roles/one/templates/etc/one.conf").write_text("{{ groups.special | default([]) }}\n")
+    added = play(place, {"name": "Add", "ansible.builtin.add_host": {"name": "c", "groups": "special"}}, hosts="a")
+    plays = [play(place, READ), added, play(place, LEAVE, role("one"), hosts="b")]
+    place.play([plays[0], plays[2]], "-i", "inventory")
+    assert place.play([plays[0], plays[2]], "-i", "inventory") == ([], 0)
+    tasks, changed = place.play(plays, "-i", "inventory")
+    # The host that was added is the other change.
+    assert tasks[:1] == ONE[:1] and changed == 2
+
+
+def test_what_is_asked_before_a_play_is_not_known(undisturbed):
+    asked = play(undisturbed, LEAVE, role("one"), vars_prompt=[{"name": "word", "default": "", "private": False}])
+    assert undisturbed.play([play(undisturbed, READ), asked]) == (ONE, 0)
+
+
+def test_a_condition_that_fails_is_the_roles_to_say(undisturbed):
+    undisturbed.tasks("two", {"name": "End", "ansible.builtin.meta": "end_role", "when": "nowhere_defined"})
+    said = {"name": "x : said", "ansible.builtin.assert": {"that": "state.settled == ['one']"}}
+    failing = play(undisturbed, {"ansible.builtin.meta": "end_play"}, role("two"))
+    assert undisturbed.play([play(undisturbed, READ, said), play(undisturbed, LEAVE, role("one")), failing])[0] == ["x : said"]
+
+
+def test_of_several_hosts_each_is_looked_at(place):
+    (place.path / "inventory").write_text("".join(f"{name} ansible_connection=local\n" for name in "abc"))
+    plays = [play(place, READ, LEAVE, role("one"), vars={"root": f"{place.path}/{{{{ inventory_hostname }}}}"})]
+    for name in "abc":
+        (place.path / name / "etc").mkdir(parents=True)
+    assert place.play(plays, "-i", "inventory")[1] == 6
+    assert place.play(plays, "-i", "inventory") == ([], 0)
+    for name in "abc":
+        (place.path / name / "made").unlink()
+        assert place.play(plays, "-i", "inventory") == (ONE, 1)
+        # All were read, and three tasks of the role were run on one.
+        assert sorted(place.hosts) == sorted(f"abc{name * 3}")
 
 
 def test_a_playbook_from_another_folder_is_run(undisturbed):

@@ -40,7 +40,7 @@ def action(check: bool = False, delegate_to: str | None = None, become: str | No
         return {"rc": done.returncode, "stdout": done.stdout.decode()}
 
     return SimpleNamespace(
-        _connection=SimpleNamespace(has_pipelining=pipelining, transport=transport), _task=SimpleNamespace(check_mode=check, delegate_to=delegate_to),
+        _connection=SimpleNamespace(is_pipelining_enabled=lambda: pipelining, transport=transport), _task=SimpleNamespace(check_mode=check, delegate_to=delegate_to),
         get_become_option=lambda _name: become, _get_remote_user=lambda: user, _low_level_execute_command=execute, said=said)
 
 

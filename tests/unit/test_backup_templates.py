@@ -45,6 +45,8 @@ class Host:
         return Templar(loader=self.loader, variables={**self.values, **more})
 
     def text(self, role: str, path: str, **more: object) -> str:
+        if (verbatim := ROOT / f"roles/{role}/files/{path}").exists():
+            return verbatim.read_text()
         folder = ROOT / f"roles/{role}/templates"
         templar = self.templar(folder, **more)
         templar.environment.loader.searchpath = [str(folder)]

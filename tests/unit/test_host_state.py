@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible_collections.redoubt.django.plugins.action import host_state
 from ansible_collections.redoubt.django.plugins.action.units import as_wanted
 
 REPO = Path(__file__).parents[2]
@@ -167,6 +168,20 @@ esac""")
     # The others have another shell, an end, no account, no home.
     assert state["administrators"] == ["ann"] and "hash" not in json.dumps(state)
     assert state["changed"] is False
+
+
+def test_sudo_has_one_line_to_log():
+    assert host_state.command(True)["cmd"] == "exec /bin/sh" and host_state.SCRIPT.encode() in host_state.command(True)["in_data"]
+    assert host_state.command(False) == {"cmd": host_state.SCRIPT}
+
+
+def test_what_is_started_does_not_read_the_rest_of_the_script(tmp_path):
+    for name in ("dpkg-query", "systemctl"):
+        (tmp_path / name).write_text("#!/bin/sh\ncat\n")
+        (tmp_path / name).chmod(0o755)
+    # Not Debian's sh, which has read all of it by then.
+    done = subprocess.run(["bash"], input=host_state.command(True)["in_data"], env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, capture_output=True, check=True)
+    assert done.stdout.startswith(b"--redoubt--\n") and b"echo" not in done.stdout
 
 
 def test_a_host_that_is_no_debian_gets_a_sentence(play):

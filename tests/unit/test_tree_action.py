@@ -349,6 +349,16 @@ def test_outside_of_a_role_src_is_needed(tmp_path_factory):
     assert project.read("etc/a") == "2 two"
 
 
+def test_what_is_beside_a_template_can_be_included(tmp_path_factory):
+    project = new_project(tmp_path_factory)
+    for folder in ("a", "b"):
+        project.write(f"templates/etc/{folder}/one", "{% include 'beside' %}")
+        project.write(f"templates/etc/{folder}/beside", f"{{{{ '{folder}' }}}}\n")
+    project.tasks(tree("result", {}))
+    project.play()
+    assert [project.read(f"etc/{folder}/one").strip() for folder in ("a", "b")] == ["a", "b"]
+
+
 # --- the module itself ---------------------------------------------------------------------------------------------
 
 

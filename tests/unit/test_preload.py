@@ -85,3 +85,14 @@ def test_a_fact_has_roles_want_something_else_and_no_host_be_otherwise(kept):
 def test_another_playbook_leaves_no_host_because_of_the_first(kept):
     kept.v2_playbook_on_start(SimpleNamespace(get_plays=list))
     assert SETTLED == {}
+
+
+@pytest.mark.parametrize("found", [{"ansible_facts": {"a": 1}, "changed": True}, {"add_host": {}, "changed": True}, {"add_group": "special", "changed": True}])
+def test_what_all_hosts_may_go_by_has_every_role_run(kept, found):
+    kept.v2_runner_on_ok(result("one", **found))
+    assert SETTLED == {} and set(ANSWERS) == {"two"}
+
+
+def test_a_state_that_is_not_to_be_logged_is_none(kept):
+    kept.v2_runner_on_ok(result("one", "redoubt.django.host_state", censored="hidden", changed=False))
+    assert ANSWERS["one"] == {} and SETTLED["one"] == []

@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -471,6 +472,19 @@ def test_a_file_is_the_callers_alone_and_never_another(ask, tmp_path, name: str)
     assert path.stat().st_mode & 0o777 == 0o600
     ask("show", "--json", "--to", str(path), code=2)
     assert "exists" in ask.told
+
+
+def test_who_has_seen_enough_ends_it_without_a_word(store) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, PROGRAM, "show", *SPAN, "--store", store], stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
+
+
+def test_who_imports_it_does_not_end_with_a_pipe(ask) -> None:
+    ask("show")
+    assert signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN
 
 
 # --- Follow --------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import typing as t
 from ansible.plugins.action import ActionBase
 from ansible_collections.redoubt.django.plugins.modules.units import PROPERTIES, parse_show
 from ansible_collections.redoubt.django.plugins.plugin_utils.ahead import settled
-from ansible_collections.redoubt.django.plugins.plugin_utils.asked import ANSWERS, FOLDER, LOOK, by_question, is_ours
+from ansible_collections.redoubt.django.plugins.plugin_utils.asked import FOLDER, LOOK, is_ours
 
 BETWEEN = "--redoubt--"
 # Some answers have the other one themselves. What it ended with follows.
@@ -100,11 +100,10 @@ class ActionModule(ActionBase):
             "answers": answered(kept, answers) if is_ours(self) else [],
             "ansible_facts": facts(machine.splitlines()),
         }
-        ANSWERS[task_vars["inventory_hostname"]] = by_question(state["answers"])
         known = {self._task.register: state} if self._task.register else {}
         # Without pipelining a connection may have ways to the host of its own (Mitogen).
         roles = arguments["roles"] if is_ours(self) and piped else []
-        return {**state, "settled": settled(roles, known, state["ansible_facts"])}
+        return {**state, "settled": settled(state["answers"], roles, known, state["ansible_facts"])}
 
 
 def command(piped: bool) -> dict[str, t.Any]:

@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.callback import CallbackBase
 from ansible.plugins.loader import action_loader
 from ansible.template import Templar, trust_as_template
-from ansible_collections.redoubt.django.plugins.plugin_utils.ahead import KNOWING, PLAYS, SETTLED
+from ansible_collections.redoubt.django.plugins.plugin_utils.ahead import KNOWING, PLAYS, SETTLED, Searchers
 from ansible_collections.redoubt.django.plugins.plugin_utils.asked import ANSWERS, by_question
 
 DOCUMENTATION = """
@@ -22,6 +23,7 @@ description:
     first play, they cost 20 ms a run; without, as much for most tasks and hosts.
   - What is there before the first fork is kept from the garbage collector, which would have each fork copy it.
   - What M(redoubt.django.host_state) brings from a host is kept for its tasks until one of them changes something or fails.
+  - While it reads several hosts there is a process for each core that finds out for all of them which roles have nothing to do.
 """
 
 # Each file of filters and tests that the roles use, by one of its own.
@@ -34,6 +36,8 @@ class CallbackModule(CallbackBase):
     CALLBACK_NAME = "redoubt.django.preload"
     CALLBACK_NEEDS_ENABLED = True
 
+    searchers = None
+
     def v2_playbook_on_start(self, playbook):
         PLAYS[:] = playbook.get_plays()
         SETTLED.clear()
@@ -42,6 +46,33 @@ class CallbackModule(CallbackBase):
         Templar(loader=DataLoader()).template(trust_as_template(TEMPLATE))
         gc.collect()
         gc.freeze()
+
+    def set_play_context(self, play_context):
+        self.context = play_context
+
+    def v2_playbook_on_play_start(self, play):
+        # Of a batch of hosts, too (serial), with the same tasks.
+        self.end_search()
+
+    def v2_playbook_on_task_start(self, task, is_conditional):
+        if self.searchers and self.searchers.task is task:
+            # The strategy free tells of a task for each host.
+            return
+        self.end_search()
+        if task.resolved_action != "redoubt.django.host_state" or not task.args.get("roles"):
+            return
+        play = task.get_play()
+        if len(play.get_variable_manager()._inventory.get_hosts(play.hosts)) > 1:
+            with contextlib.suppress(OSError):
+                self.searchers = Searchers(task, play, self.context)
+
+    def v2_playbook_on_stats(self, stats):
+        self.end_search()
+
+    def end_search(self):
+        if self.searchers:
+            self.searchers.end()
+            self.searchers = None
 
     def v2_runner_on_ok(self, result):
         found = result.result

@@ -9,16 +9,28 @@ skipped by its condition, or knows its state from the answers and would change n
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing.connection
+import os
+import socket
 import typing as t
 
+from ansible._internal._task import TaskContext
+from ansible._internal._templating._jinja_bits import _TEMPLATE_OVERRIDE_FIELD_NAMES, AnsibleEnvironment, _TemplateCompileContext
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.executor.process import worker
 from ansible.executor.task_executor import TaskExecutor
+from ansible.inventory.host import Host
 from ansible.playbook.block import Block
 from ansible.playbook.play import Play
+from ansible.playbook.play_context import PlayContext
 from ansible.playbook.role import Role
 from ansible.playbook.task import Task
+from ansible.plugins import loader as plugins
 from ansible.template import Templar
+from ansible.utils.display import Display
+from ansible.utils.multiprocessing import context as multiprocessing_context
+from ansible_collections.redoubt.django.plugins.plugin_utils.asked import ANSWERS, by_question
 
 # What can know its state without the host (C(asked), and the option O(redoubt.django.units#module:seen)).
 KNOWING = ("redoubt.django.tree", "redoubt.django.units", "redoubt.django.once", "redoubt.django.host_certificate")
@@ -51,35 +63,172 @@ def refuse(*_args: t.Any, **_kwargs: t.Any) -> t.NoReturn:
     raise AnsibleConnectionFailure("The host is not asked for what may be to do.")
 
 
-def settled(roles: list[str], known: dict[str, t.Any], facts: dict[str, t.Any]) -> list[str]:
-    """The first of the roles, as far as they have nothing to do; behind one that has, another may have because of it.
+class Search:
+    """Looks ahead for hosts of a play, and keeps for the next what is the same for all: whose the plays are, and the tasks of the roles."""
 
-    C(known) are variables that are registered by now, and C(facts) the host's own.
-    """
+    def __init__(self, play: Play, context: PlayContext) -> None:
+        self.play, self.context = play, context
+        self.manager, self.loader = play.get_variable_manager(), play.get_loader()
+        self.hosts: dict[Play, list[Host] | None] = {}
+        self.parts: dict[str, list[tuple[Play, list[Task]]]] = {}
+
+    def settled(self, host: Host, roles: list[str], known: dict[str, t.Any], facts: dict[str, t.Any]) -> list[str]:
+        """The first of the roles, as far as they have nothing to do; behind one that has, another may have because of it.
+
+        C(known) are variables that are registered by now, and C(facts) the host's own.
+        """
+        found: list[str] = []
+        for role in roles:
+            if role not in self.parts:
+                self.parts[role] = [(play, tasks) for play in PLAYS if (tasks := list(tasks_of(play, role)))]
+            parts = [(play, tasks) for play, tasks in self.parts[role] if self.concerns(play, host)]
+            try:
+                if not all(self.is_settled(play, host, tasks, known, facts) for play, tasks in parts):
+                    break
+            except AnsibleError:
+                break
+            # Where it is in no play of the host nothing was seen of it.
+            found += [role] if parts else []
+        return found
+
+    def concerns(self, play: Play, host: Host) -> bool:
+        """Whether a play is the host's too, as far as is known before it begins."""
+        if play not in self.hosts:
+            try:
+                hosts = Templar(loader=self.loader, variables=self.manager.get_vars(play=play)).template(play.hosts)
+                self.hosts[play] = self.manager._inventory.get_hosts(hosts)
+            except AnsibleError:
+                self.hosts[play] = None
+        hosts = self.hosts[play]
+        return hosts is None or host in hosts
+
+    def is_settled(self, play: Play, host: Host, tasks: list[Task], known: dict[str, t.Any], facts: dict[str, t.Any]) -> bool:
+        """Whether none of the tasks changes anything; what one registers is known to those that follow."""
+        # A playbook from elsewhere has its files and variables there, and nobody knows what will be answered.
+        if play._included_path != self.play._included_path or play.vars_prompt:
+            return False
+        ended: list[Role] = []
+        for task in tasks:
+            if any(task._role is role for role in ended):
+                continue
+            tried = task.copy(exclude_parent=True)
+            tried._parent = task._parent
+            variables = {**self.manager.get_vars(play=play, host=host, task=tried), **known}
+            variables["ansible_facts"] = {**variables.get("ansible_facts", {}), **facts}
+            if task.resolved_action == "ansible.builtin.meta":
+                if task.args.get("_raw_params") == "end_role":
+                    ended += [task._role] if tried._resolve_conditional(tried.when, variables) else []
+                elif task.args.get("_raw_params") not in IDLE:
+                    return False
+                continue
+            if task.until or task.async_val:
+                return False
+            tried.check_mode = True
+            tried.changed_when = tried.failed_when = []
+            with TaskContext(tried):
+                result = WithoutHost(host, tried, variables, self.context.copy(), self.loader, plugins, None, self.manager).run()
+            if task.register:
+                known[task.register] = result
+            if any(result.get(what) for what in ("changed", "failed", "unreachable")):
+                return False
+            if task.resolved_action not in KNOWING and not result.get("skipped"):
+                return False
+        return True
+
+
+# How processes that look ahead for several hosts are reached by those that ask one: a socket, or none where there are no such processes.
+SEARCHERS: list[socket.socket] = []
+# Seconds to wait for one of them that is free; whoever waits longer looks ahead itself.
+BUSY = 5
+
+
+def settled(answers: list[dict[str, t.Any]], roles: list[str], known: dict[str, t.Any], facts: dict[str, t.Any]) -> list[str]:
+    """What C(Search) says of the host of the task that is run."""
     process = worker.current_worker
     if process is None or not roles:
         return []
-    found: list[str] = []
-    for role in roles:
-        parts = [(play, tasks) for play in PLAYS if (tasks := list(tasks_of(play, role))) and concerns(process, play)]
-        try:
-            if not all(is_settled(process, play, tasks, known, facts) for play, tasks in parts):
-                break
-        except AnsibleError:
-            break
-        # Where it is in no play of the host nothing was seen of it.
-        found += [role] if parts else []
+    name = process._host.get_name()
+    found = asked_of_searchers(name, answers, roles, known, facts)
+    if found is None:
+        ANSWERS[name] = by_question(answers)
+        found = Search(process._task.get_play(), process._play_context).settled(process._host, roles, known, facts)
     return found
 
 
-def concerns(process: worker.WorkerProcess, play: Play) -> bool:
-    """Whether a play is the host's too, as far as is known before it begins."""
-    variables = process._variable_manager.get_vars(play=play)
-    try:
-        hosts = Templar(loader=process._loader, variables=variables).template(play.hosts)
-    except AnsibleError:
-        return True
-    return process._host in process._variable_manager._inventory.get_hosts(hosts)
+def asked_of_searchers(*question: t.Any) -> list[str] | None:
+    """What they say; none where none of them is free, or has come to an end over it."""
+    for searchers in SEARCHERS:
+        ours, theirs = multiprocessing.Pipe()
+        with ours, contextlib.suppress(OSError, EOFError):
+            with theirs:
+                socket.send_fds(searchers, [b"?"], [theirs.fileno()])
+            if ours.poll(BUSY):
+                ours.recv()
+                ours.send(question)
+                return ours.recv()
+    return None
+
+
+class Searchers:
+    """Processes, one a core, that look ahead for the hosts of a task: they compile once what each host's own process would compile for itself.
+
+    It raises OSError where there can be none. They end with C(end), or with the process that has made them.
+    """
+
+    def __init__(self, task: Task, play: Play, context: PlayContext) -> None:
+        self.task = task
+        self.ask, answer = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        self.processes = [multiprocessing_context.Process(target=self.serve, args=(answer, play, context), daemon=True) for _ in range(os.cpu_count() or 1)]
+        with answer:
+            for process in self.processes:
+                # As for Ansible's own forks: what another thread holds here is held in a fork for ever.
+                with Display()._lock:
+                    process.start()
+        SEARCHERS[:] = [self.ask]
+
+    def serve(self, answer: socket.socket, play: Play, context: PlayContext) -> None:
+        # Who holds this end would not learn that the other process has come to an end.
+        self.ask.close()
+        # As in Ansible's own forks: what a lookup starts has no terminal, and nothing that it says is heard.
+        os.setsid()
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(nothing, stream)
+        compile_once()
+        search = Search(play, context)
+        inventory = play.get_variable_manager()._inventory
+        while (received := socket.recv_fds(answer, 1, 1))[0]:
+            with multiprocessing.connection.Connection(*received[1]) as connection, contextlib.suppress(OSError, EOFError):
+                connection.send("free")
+                name, answers, roles, known, facts = connection.recv()
+                ANSWERS[name] = by_question(answers)
+                connection.send(search.settled(inventory.get_host(name), roles, known, facts))
+
+    def end(self) -> None:
+        SEARCHERS.clear()
+        self.ask.close()
+        for process in self.processes:
+            process.kill()
+            process.join()
+
+
+def compile_once() -> None:
+    """From now on compile each template once in this process. Ansible does so for every task and host, which takes half of the time."""
+    compiled: dict[tuple[t.Any, ...], t.Any] = {}
+    compile_ = AnsibleEnvironment.compile
+
+    def known(self: AnsibleEnvironment, source: t.Any, *args: t.Any, **kwargs: t.Any) -> t.Any:
+        if not isinstance(source, str):
+            return compile_(self, source, *args, **kwargs)
+        # Whatever else Ansible's lexer and parser go by.
+        context = _TemplateCompileContext.current(optional=True)
+        overrides = [getattr(self, name) for name in _TEMPLATE_OVERRIDE_FIELD_NAMES]
+        key = (str(source), args, *kwargs.items(), context and context.escape_backslashes, *overrides)
+        if key not in compiled:
+            compiled[key] = compile_(self, source, *args, **kwargs)
+        return compiled[key]
+
+    AnsibleEnvironment.compile = known
 
 
 def tasks_of(play: Play, role: str) -> t.Iterator[Task]:
@@ -93,37 +242,3 @@ def tasks_of(play: Play, role: str) -> t.Iterator[Task]:
 
     for block in [*play.pre_tasks, *play._compile_roles(), *play.tasks, *play.post_tasks]:
         yield from inside(block)
-
-
-def is_settled(process: worker.WorkerProcess, play: Play, tasks: list[Task], known: dict[str, t.Any], facts: dict[str, t.Any]) -> bool:
-    """Whether none of the tasks changes anything; what one registers is known to those that follow."""
-    # A playbook from elsewhere has its files and variables there, and nobody knows what will be answered.
-    if play._included_path != process._task.get_play()._included_path or play.vars_prompt:
-        return False
-    ended: list[Role] = []
-    for task in tasks:
-        if any(task._role is role for role in ended):
-            continue
-        tried = task.copy(exclude_parent=True)
-        tried._parent = task._parent
-        variables = {**process._variable_manager.get_vars(play=play, host=process._host, task=tried), **known}
-        variables["ansible_facts"] = {**variables.get("ansible_facts", {}), **facts}
-        if task.resolved_action == "ansible.builtin.meta":
-            if task.args.get("_raw_params") == "end_role":
-                ended += [task._role] if tried._resolve_conditional(tried.when, variables) else []
-            elif task.args.get("_raw_params") not in IDLE:
-                return False
-            continue
-        if task.until or task.async_val:
-            return False
-        tried.check_mode = True
-        tried.changed_when = tried.failed_when = []
-        result = WithoutHost(process._host, tried, variables, process._play_context.copy(), process._loader, process._shared_loader_obj,
-                             process._final_q, process._variable_manager).run()
-        if task.register:
-            known[task.register] = result
-        if any(result.get(what) for what in ("changed", "failed", "unreachable")):
-            return False
-        if task.resolved_action not in KNOWING and not result.get("skipped"):
-            return False
-    return True

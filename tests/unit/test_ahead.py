@@ -6,10 +6,16 @@ import os
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from ansible._internal._templating._jinja_bits import AnsibleEnvironment
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+from ansible_collections.redoubt.django.plugins.plugin_utils.ahead import compile_once
 
 REPO = Path(__file__).parents[2]
 # This machine as a host that is asked as others are, and keeps its questions in the test's folder.
@@ -20,6 +26,7 @@ init_plugin_loader()
 from ansible_collections.redoubt.django.plugins.plugin_utils import asked
 asked.FOLDER = os.environ["QUESTIONS"]
 asked.is_ours = lambda action: not action._task.delegate_to
+exec(os.environ["BEFORE"])
 from ansible.cli.playbook import main
 main()
 """
@@ -57,28 +64,44 @@ class Host:
     def tasks(self, role: str, *tasks: dict) -> None:
         (self.path / f"roles/{role}/tasks/main.yml").write_text(yaml.safe_dump(list(tasks)))
 
+    def several(self, *words: str, before: str = "", text: str = "", names: str = "abc", **more: object) -> tuple[list[str], int]:
+        """The first role, on hosts that have a folder each."""
+        (self.path / "inventory").write_text("".join(f"{name} ansible_connection=local\n" for name in names))
+        for name in names:
+            (self.path / name / "etc").mkdir(parents=True, exist_ok=True)
+        (self.path / "roles/one/templates/etc/text.conf").write_text(text)
+        return self.play([play(self, READ, LEAVE, role("one"), vars={"root": f"{self.path}/{{{{ inventory_hostname }}}}"}, **more)], "-i", "inventory", *words, before=before)
+
     def run(self, *words: str, between: tuple[dict, ...] = (), hosts: str = "all", callback: bool = True) -> tuple[list[str], int]:
         """Both roles, each in a play of its own."""
         plays = [play(self, READ, LEAVE, role("one")), play(self, *between, LEAVE, role("two"), hosts=hosts)]
         return self.play(plays, *words, callback=callback)
 
-    def play(self, plays: list[dict], *words: str, callback: bool = True) -> tuple[list[str], int]:
+    def play(self, plays: list[dict], *words: str, callback: bool = True, before: str = "") -> tuple[list[str], int]:
         """The roles' tasks that were run, and how many changed something."""
+        done = self.started(plays, *words, callback=callback, before=before)
+        try:
+            said, errors = done.communicate(timeout=300)
+        finally:
+            done.kill()
+        assert done.returncode == 0, said + errors
+        errors = errors.replace("[WARNING]: Not prompting as we are not in interactive mode", "")
+        assert "WARNING" not in errors and "ERROR" not in errors, errors
+        tasks = re.findall(r"^TASK \[(\w+ : .+?)\]", said, re.MULTILINE)
+        self.hosts = re.findall(r"^(?:ok|changed): \[(\w+)\]", said, re.MULTILINE)
+        return tasks, sum(map(int, re.findall(r"changed=(\d+)", said)))
+
+    def started(self, plays: list[dict], *words: str, callback: bool = True, before: str = "") -> subprocess.Popen:
         (self.path / "play.yml").write_text(yaml.safe_dump(plays))
         environment = {**os.environ, "ANSIBLE_CONFIG": f"{self.path}/ansible.cfg", "ANSIBLE_COLLECTIONS_PATH": str(REPO / "collections"),
                        "PATH": f"{self.path}/bin:{os.environ['PATH']}", "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
                        "ANSIBLE_LOCAL_TEMP": f"{self.path}/tmp", "ANSIBLE_REMOTE_TEMP": f"{self.path}/tmp", "QUESTIONS": f"{self.path}/questions",
-                       "ANSIBLE_PIPELINING": "true"}
+                       "ANSIBLE_PIPELINING": "true", "BEFORE": before}
         if not callback:
             environment["ANSIBLE_CONFIG"] = f"{self.path}/no.cfg"
-        done = subprocess.run([sys.executable, "-c", PLAYBOOK, *([] if "-i" in words else ["-i", "localhost,"]), "-c", "local", *words, "play.yml"], cwd=self.path, env=environment,
-                              capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        done.stderr = done.stderr.replace("[WARNING]: Not prompting as we are not in interactive mode", "")
-        assert "WARNING" not in done.stderr and "ERROR" not in done.stderr, done.stderr
-        tasks = re.findall(r"^TASK \[(\w+ : .+?)\]", done.stdout, re.MULTILINE)
-        self.hosts = re.findall(r"^(?:ok|changed): \[(\w+)\]", done.stdout, re.MULTILINE)
-        return tasks, sum(map(int, re.findall(r"changed=(\d+)", done.stdout)))
+        inventory = [] if "-i" in words else ["-i", "localhost,"]
+        return subprocess.Popen([sys.executable, "-c", PLAYBOOK, *inventory, "-c", "local", *words, "play.yml"], cwd=self.path, env=environment,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 ONE = ["one : Make it", "one : Put files there", "one : Skipped", "one : Apply", "one : Run it"]
@@ -277,17 +300,129 @@ def test_a_condition_that_fails_is_the_roles_to_say(undisturbed):
 
 
 def test_of_several_hosts_each_is_looked_at(place):
-    (place.path / "inventory").write_text("".join(f"{name} ansible_connection=local\n" for name in "abc"))
-    plays = [play(place, READ, LEAVE, role("one"), vars={"root": f"{place.path}/{{{{ inventory_hostname }}}}"})]
-    for name in "abc":
-        (place.path / name / "etc").mkdir(parents=True)
-    assert place.play(plays, "-i", "inventory")[1] == 6
-    assert place.play(plays, "-i", "inventory") == ([], 0)
+    assert place.several()[1] == 6
+    assert place.several() == ([], 0)
     for name in "abc":
         (place.path / name / "made").unlink()
-        assert place.play(plays, "-i", "inventory") == (ONE, 1)
+        assert place.several() == (ONE, 1)
         # All were read, and three tasks of the role were run on one.
         assert sorted(place.hosts) == sorted(f"abc{name * 3}")
+
+
+# Who renders it leads a session of its own, and hears no complaint.
+RENDERED_BY = "{{ lookup('pipe', 'echo no >&2; echo $PPID >>by; readlink /proc/self/fd/2; test $(ps -o sid= $PPID) = $PPID && echo leads') }}\n"
+
+
+def rendered_by(place: Host) -> set[int]:
+    path = place.path / "by"
+    found = set(map(int, path.read_text().split()))
+    path.write_text("")
+    return found
+
+
+@pytest.fixture
+def several(six) -> Host:
+    rendered_by(six)
+    return six
+
+
+@pytest.fixture(scope="module")
+def six(tmp_path_factory) -> Host:
+    """Six hosts that are as they should be."""
+    found = Host(tmp_path_factory.mktemp("several"))
+    assert found.several(text=RENDERED_BY, names="abcdef")[1] == 12
+    assert found.several(text=RENDERED_BY, names="abcdef") == ([], 0)
+    return found
+
+
+def test_several_hosts_are_looked_at_by_one_process_a_core_and_it_ends(several):
+    assert several.several(text=RENDERED_BY, names="abcdef") == ([], 0)
+    processes = rendered_by(several)
+    assert len(processes) <= os.cpu_count()
+    assert not [process for process in processes if Path(f"/proc/{process}").exists()]
+
+
+def test_one_host_is_looked_at_without_them(several):
+    assert several.several("-l", "a", text=RENDERED_BY, names="abcdef", before=f"{AHEAD}; ahead.Searchers.serve = None") == ([], 0)
+
+
+AHEAD = "import time; from ansible_collections.redoubt.django.plugins.plugin_utils import ahead"
+
+
+@pytest.mark.parametrize("before", [
+    "ahead.Searchers.__init__ = lambda *_: open('/nowhere')",
+    "ahead.Searchers.serve = lambda *_: None",
+    "ahead.Searchers.serve = lambda *_: time.sleep(3600); ahead.BUSY = 0.1",
+    "ahead.Search.settled, search = lambda self, *told: search(self, *told) if ahead.worker.current_worker else 1 / 0, ahead.Search.settled",
+])
+def test_a_host_that_nobody_else_looks_at_is_looked_at_by_its_own_process(several, before):
+    assert several.several(text=RENDERED_BY, names="abcdef", before=f"{AHEAD}; {before}") == ([], 0)
+    assert len(rendered_by(several)) == 6
+
+
+def test_hosts_that_come_in_batches_or_at_their_own_pace_are_looked_at(several):
+    for more in ({"serial": 2}, {"serial": 1}, {"strategy": "free"}):
+        assert several.several(text=RENDERED_BY, names="abcdef", **more) == ([], 0)
+    variables = {"root": f"{several.path}/{{{{ inventory_hostname }}}}"}
+    assert several.play([play(several, READ, serial=2, vars=variables), play(several, LEAVE, role("one"), vars=variables)], "-i", "inventory") == ([], 0)
+
+
+def test_they_end_with_the_run_that_is_killed(several):
+    stub = several.path / "bin/dpkg-query"
+    before = stub.read_text()
+    stub.write_text("#!/bin/sh\nsleep 3\n")
+    try:
+        run = several.started([play(several, READ)], "-i", "inventory")
+        wait(lambda: len(processes_in(several.path)) >= 1 + os.cpu_count() + 5)
+        run.kill()
+        run.communicate()
+        wait(lambda: not processes_in(several.path))
+    finally:
+        stub.write_text(before)
+
+
+def processes_in(path: Path) -> list[str]:
+    def folder(process: Path) -> str:
+        try:
+            return os.readlink(process / "cwd")
+        except OSError:
+            return ""
+
+    return [process.name for process in Path("/proc").iterdir() if process.name.isdigit() and folder(process) == str(path)]
+
+
+def wait(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_what_looks_the_same_and_is_not_is_told_apart(place):
+    """A template is compiled once, but for the marks that it names itself, and for the backslashes that YAML has in it, too."""
+    folder = place.path / "roles/one/templates/etc"
+    text = "{{ 'a\\tb' }}\n{% if true %}\n  c\n{% endif %}\n"
+    (folder / "plain.conf").write_text(text)
+    (folder / "special.conf").write_text(f"#jinja2: trim_blocks: False\n{text}")
+    extra = [{"dest": "etc/yaml.conf", "content": text}]
+    place.tasks("one", {**TREE, "redoubt.django.tree": {"root": "{{ root }}", "extra": extra}})
+    assert place.several()[1] == 3
+    assert len({(place.path / f"a/etc/{name}.conf").read_text() for name in ("plain", "special", "yaml")}) == 3
+    assert place.several() == ([], 0)
+
+
+def test_a_template_is_compiled_once(monkeypatch):
+    compiled = []
+
+    def compile_(self, source, *args, **kwargs):
+        compiled.append(source)
+        return super(AnsibleEnvironment, self).compile(source, *args, **kwargs)
+
+    monkeypatch.setattr(AnsibleEnvironment, "compile", compile_, raising=False)
+    compile_once()
+    for word in ("one", "two"):
+        assert Templar(loader=DataLoader(), variables={"word": word}).template(trust_as_template("{{ word }}!")) == f"{word}!"
+    assert compiled == ["{{ word }}!"]
 
 
 def test_a_playbook_from_another_folder_is_run(undisturbed):

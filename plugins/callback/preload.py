@@ -36,8 +36,6 @@ class CallbackModule(CallbackBase):
     CALLBACK_NAME = "redoubt.django.preload"
     CALLBACK_NEEDS_ENABLED = True
 
-    searchers = None
-
     def v2_playbook_on_start(self, playbook):
         PLAYS[:] = playbook.get_plays()
         SETTLED.clear()
@@ -50,29 +48,27 @@ class CallbackModule(CallbackBase):
     def set_play_context(self, play_context):
         self.context = play_context
 
-    def v2_playbook_on_play_start(self, play):
-        # Of a batch of hosts, too (serial), with the same tasks.
-        self.end_search()
-
     def v2_playbook_on_task_start(self, task, is_conditional):
-        if self.searchers and self.searchers.task is task:
-            # The strategy free tells of a task for each host.
-            return
         self.end_search()
         if task.resolved_action != "redoubt.django.host_state" or not task.args.get("roles"):
             return
         play = task.get_play()
-        if len(play.get_variable_manager()._inventory.get_hosts(play.hosts)) > 1:
+        hosts = len(play.get_variable_manager()._inventory.get_hosts(play.hosts))
+        # With other strategies another task begins while hosts are still looked at.
+        if hosts > 1 and play.strategy in ("linear", "ansible.builtin.linear"):
             with contextlib.suppress(OSError):
-                self.searchers = Searchers(task, play, self.context)
+                Searchers(play, self.context, hosts)
+
+    def v2_playbook_on_handler_task_start(self, task):
+        self.end_search()
 
     def v2_playbook_on_stats(self, stats):
         self.end_search()
 
     def end_search(self):
-        if self.searchers:
-            self.searchers.end()
-            self.searchers = None
+        # They know what was known when they were made.
+        if Searchers.running:
+            Searchers.running.end()
 
     def v2_runner_on_ok(self, result):
         found = result.result

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing.connection
 import os
+import signal
 import socket
 import typing as t
 
@@ -136,10 +137,72 @@ class Search:
         return True
 
 
-# How processes that look ahead for several hosts are reached by those that ask one: a socket, or none where there are no such processes.
-SEARCHERS: list[socket.socket] = []
-# Seconds to wait for one of them that is free; whoever waits longer looks ahead itself.
-BUSY = 5
+class Searchers:
+    """Processes that look ahead for the hosts of a task: they compile once what each host's own process would compile for itself.
+
+    There is one for each core that this process may use, but not more than hosts. It raises OSError where not all can be made; those that are do it. They
+    end with C(end), or with the process that has made them.
+    """
+
+    running: Searchers | None = None
+    # Seconds to wait for one that is free; whoever waits longer looks ahead itself.
+    PATIENCE = 5
+
+    def __init__(self, play: Play, context: PlayContext, hosts: int) -> None:
+        self.entrance, questions = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        self.processes: list[multiprocessing.Process] = []
+        Searchers.running = self
+        with questions:
+            for _ in range(min(hosts, len(os.sched_getaffinity(0)))):
+                process = multiprocessing_context.Process(target=self.serve, args=(questions, play, context), daemon=True)
+                # As for Ansible's own forks: what another thread holds here is held in a fork for ever.
+                with Display()._lock:
+                    process.start()
+                self.processes.append(process)
+
+    def serve(self, questions: socket.socket, play: Play, context: PlayContext) -> None:
+        """What each of the processes does, until nobody holds the entrance."""
+        self.entrance.close()
+        # As in Ansible's own forks: what a lookup starts has no terminal, is not heard, and ends with it.
+        os.setsid()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: os.killpg(0, signal.SIGKILL))
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(nothing, stream)
+        compile_once()
+        search = Search(play, context)
+        inventory = play.get_variable_manager()._inventory
+        while (received := socket.recv_fds(questions, 1, 1))[0]:
+            with multiprocessing.connection.Connection(*received[1]) as connection, contextlib.suppress(OSError, EOFError):
+                connection.send("free")
+                name, answers, roles, known, facts = connection.recv()
+                ANSWERS[name] = by_question(answers)
+                connection.send(search.settled(inventory.get_host(name), roles, known, facts))
+
+    def settled(self, *question: t.Any) -> list[str] | None:
+        """What one of them says, asked by a host's own process; none where none is free, or it has come to an end over the question."""
+        with contextlib.suppress(OSError, EOFError):
+            ours, theirs = multiprocessing.Pipe()
+            with ours:
+                with theirs:
+                    socket.send_fds(self.entrance, [b"?"], [theirs.fileno()])
+                if ours.poll(self.PATIENCE):
+                    ours.recv()
+                    ours.send(question)
+                    return ours.recv()
+        return None
+
+    def end(self) -> None:
+        Searchers.running = None
+        self.entrance.close()
+        for process in self.processes:
+            if process.is_alive():
+                # It may not have got as far as to lead a group.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.kill()
+            process.join()
 
 
 def settled(answers: list[dict[str, t.Any]], roles: list[str], known: dict[str, t.Any], facts: dict[str, t.Any]) -> list[str]:
@@ -148,68 +211,11 @@ def settled(answers: list[dict[str, t.Any]], roles: list[str], known: dict[str, 
     if process is None or not roles:
         return []
     name = process._host.get_name()
-    found = asked_of_searchers(name, answers, roles, known, facts)
+    found = Searchers.running.settled(name, answers, roles, known, facts) if Searchers.running else None
     if found is None:
         ANSWERS[name] = by_question(answers)
         found = Search(process._task.get_play(), process._play_context).settled(process._host, roles, known, facts)
     return found
-
-
-def asked_of_searchers(*question: t.Any) -> list[str] | None:
-    """What they say; none where none of them is free, or has come to an end over it."""
-    for searchers in SEARCHERS:
-        ours, theirs = multiprocessing.Pipe()
-        with ours, contextlib.suppress(OSError, EOFError):
-            with theirs:
-                socket.send_fds(searchers, [b"?"], [theirs.fileno()])
-            if ours.poll(BUSY):
-                ours.recv()
-                ours.send(question)
-                return ours.recv()
-    return None
-
-
-class Searchers:
-    """Processes, one a core, that look ahead for the hosts of a task: they compile once what each host's own process would compile for itself.
-
-    It raises OSError where there can be none. They end with C(end), or with the process that has made them.
-    """
-
-    def __init__(self, task: Task, play: Play, context: PlayContext) -> None:
-        self.task = task
-        self.ask, answer = socket.socketpair(type=socket.SOCK_SEQPACKET)
-        self.processes = [multiprocessing_context.Process(target=self.serve, args=(answer, play, context), daemon=True) for _ in range(os.cpu_count() or 1)]
-        with answer:
-            for process in self.processes:
-                # As for Ansible's own forks: what another thread holds here is held in a fork for ever.
-                with Display()._lock:
-                    process.start()
-        SEARCHERS[:] = [self.ask]
-
-    def serve(self, answer: socket.socket, play: Play, context: PlayContext) -> None:
-        # Who holds this end would not learn that the other process has come to an end.
-        self.ask.close()
-        # As in Ansible's own forks: what a lookup starts has no terminal, and nothing that it says is heard.
-        os.setsid()
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for stream in range(3):
-            os.dup2(nothing, stream)
-        compile_once()
-        search = Search(play, context)
-        inventory = play.get_variable_manager()._inventory
-        while (received := socket.recv_fds(answer, 1, 1))[0]:
-            with multiprocessing.connection.Connection(*received[1]) as connection, contextlib.suppress(OSError, EOFError):
-                connection.send("free")
-                name, answers, roles, known, facts = connection.recv()
-                ANSWERS[name] = by_question(answers)
-                connection.send(search.settled(inventory.get_host(name), roles, known, facts))
-
-    def end(self) -> None:
-        SEARCHERS.clear()
-        self.ask.close()
-        for process in self.processes:
-            process.kill()
-            process.join()
 
 
 def compile_once() -> None:

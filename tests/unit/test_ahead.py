@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -309,13 +310,16 @@ def test_of_several_hosts_each_is_looked_at(place):
         assert sorted(place.hosts) == sorted(f"abc{name * 3}")
 
 
-# Who renders it leads a session of its own, and hears no complaint.
-RENDERED_BY = "{{ lookup('pipe', 'echo no >&2; echo $PPID >>by; readlink /proc/self/fd/2; test $(ps -o sid= $PPID) = $PPID && echo leads') }}\n"
+# Who renders it leads a session of its own (the sixth field there), and hears no complaint.
+RENDERED_BY = "{{ lookup('pipe', 'echo no >&2; echo $PPID >>by; readlink /proc/self/fd/2; set -- $(cat /proc/$PPID/stat); test $6 = $PPID && echo leads') }}\n"
+AHEAD = "import time; from ansible_collections.redoubt.django.plugins.plugin_utils.ahead import Search, Searchers, worker; "
+# Two processes, however many cores there are, and each host has the time to be looked at by them.
+TWO_CORES = f"{AHEAD}os.sched_getaffinity = lambda pid: {{0, 1}}; Searchers.PATIENCE = 600; "
 
 
-def rendered_by(place: Host) -> set[int]:
+def rendered_by(place: Host) -> list[int]:
     path = place.path / "by"
-    found = set(map(int, path.read_text().split()))
+    found = list(map(int, path.read_text().split()))
     path.write_text("")
     return found
 
@@ -336,49 +340,81 @@ def six(tmp_path_factory) -> Host:
 
 
 def test_several_hosts_are_looked_at_by_one_process_a_core_and_it_ends(several):
-    assert several.several(text=RENDERED_BY, names="abcdef") == ([], 0)
+    assert several.several(text=RENDERED_BY, names="abcdef", before=TWO_CORES) == ([], 0)
     processes = rendered_by(several)
-    assert len(processes) <= os.cpu_count()
+    assert len(processes) == 6 and len(set(processes)) <= 2
     assert not [process for process in processes if Path(f"/proc/{process}").exists()]
 
 
-def test_one_host_is_looked_at_without_them(several):
-    assert several.several("-l", "a", text=RENDERED_BY, names="abcdef", before=f"{AHEAD}; ahead.Searchers.serve = None") == ([], 0)
+@pytest.mark.parametrize(("words", "more", "rendered"), [(["-l", "a"], {}, 1), ([], {"strategy": "free"}, 6), ([], {"strategy": "host_pinned"}, 6), ([], {"serial": 1}, 6)])
+def test_who_is_alone_or_goes_at_its_own_pace_is_looked_at_by_its_own_process(several, words, more, rendered):
+    before = f"{TWO_CORES}Searchers.__init__ = lambda *_: open('made', 'w')"
+    assert several.several(*words, text=RENDERED_BY, names="abcdef", before=before, **more) == ([], 0)
+    assert len(set(rendered_by(several))) == rendered and not (several.path / "made").exists()
 
 
-AHEAD = "import time; from ansible_collections.redoubt.django.plugins.plugin_utils import ahead"
+def test_there_are_no_more_than_hosts_and_cores(several):
+    before = f"{AHEAD}os.sched_getaffinity = lambda pid: set(range(64)); start = Searchers.serve; Searchers.serve = lambda *told: (open('begun', 'a').write('1'), start(*told))"
+    assert several.several("-l", "a,b,c", text=RENDERED_BY, names="abcdef", before=before) == ([], 0)
+    assert len((several.path / "begun").read_text()) <= 3
 
 
 @pytest.mark.parametrize("before", [
-    "ahead.Searchers.__init__ = lambda *_: open('/nowhere')",
-    "ahead.Searchers.serve = lambda *_: None",
-    "ahead.Searchers.serve = lambda *_: time.sleep(3600); ahead.BUSY = 0.1",
-    "ahead.Search.settled, search = lambda self, *told: search(self, *told) if ahead.worker.current_worker else 1 / 0, ahead.Search.settled",
+    "Searchers.serve = lambda *_: None",
+    "Searchers.serve = lambda *_: time.sleep(3600); Searchers.PATIENCE = 0.1",
+    # It ends over the first question.
+    "search = Search.settled; Search.settled = lambda *told: search(*told) if worker.current_worker else 1 / 0",
+    "import multiprocessing; multiprocessing.Pipe = lambda: open('/nowhere')",
+    "import socket; socket.socketpair = lambda **_: open('/nowhere')",
 ])
 def test_a_host_that_nobody_else_looks_at_is_looked_at_by_its_own_process(several, before):
-    assert several.several(text=RENDERED_BY, names="abcdef", before=f"{AHEAD}; {before}") == ([], 0)
-    assert len(rendered_by(several)) == 6
+    assert several.several(text=RENDERED_BY, names="abcdef", before=f"{TWO_CORES}{before}") == ([], 0)
+    assert len(set(rendered_by(several))) == 6 and not processes_in(several.path)
 
 
-def test_hosts_that_come_in_batches_or_at_their_own_pace_are_looked_at(several):
-    for more in ({"serial": 2}, {"serial": 1}, {"strategy": "free"}):
-        assert several.several(text=RENDERED_BY, names="abcdef", **more) == ([], 0)
+def test_where_not_all_can_be_made_one_does_it(several):
+    before = """
+from ansible.utils.multiprocessing import context
+make, made = context.Process, []
+context.Process = lambda **told: make(**told) if made.append(told) or len(made) == 1 else open("/nowhere")
+"""
+    assert several.several(text=RENDERED_BY, names="abcdef", before=f"{TWO_CORES}{before}") == ([], 0)
+    assert len(set(rendered_by(several))) == 1 and not processes_in(several.path)
+
+
+def test_hosts_that_come_in_batches_are_looked_at(several):
+    assert several.several(text=RENDERED_BY, names="abcdef", serial=2, before=TWO_CORES) == ([], 0)
     variables = {"root": f"{several.path}/{{{{ inventory_hostname }}}}"}
-    assert several.play([play(several, READ, serial=2, vars=variables), play(several, LEAVE, role("one"), vars=variables)], "-i", "inventory") == ([], 0)
+    plays = [play(several, READ, serial=2, vars=variables), play(several, LEAVE, role("one"), vars=variables)]
+    assert several.play(plays, "-i", "inventory", before=TWO_CORES) == ([], 0)
 
 
-def test_they_end_with_the_run_that_is_killed(several):
-    stub = several.path / "bin/dpkg-query"
-    before = stub.read_text()
-    stub.write_text("#!/bin/sh\nsleep 3\n")
+def test_a_handler_that_reads_again_is_told_what_has_happened_since(place):
+    text, names = "{{ word | default('old') }}\n", "ab"
+    place.several(text=text, names=names)
+    assert place.several(text=text, names=names) == ([], 0)
+    handlers = [{"name": "Decide", "ansible.builtin.set_fact": {"word": "new"}, "listen": "H"}, {**READ, "name": "Read again", "listen": "H"}]
+    first = {"name": "First", "ansible.builtin.command": "true", "notify": "H"}
+    each = play(place, LEAVE, role("one"), pre_tasks=[first, READ], handlers=handlers, vars={"root": f"{place.path}/{{{{ inventory_hostname }}}}"})
+    assert place.play([each], "-i", "inventory", before=TWO_CORES)[1] == 4
+    assert [(place.path / f"{name}/etc/text.conf").read_text() for name in names] == ["new\n", "new\n"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_they_end_with_the_run_that_is_ended(several, number):
+    """While a host is looked at."""
+    text = "{{ lookup('pipe', 'echo $PPID >>by; sleep 5') }}"
+    (several.path / "roles/one/templates/etc/text.conf").write_text(text)
+    tasks = [{"name": "Before", "ansible.builtin.command": "true", "changed_when": False}, READ, LEAVE, role("one")]
+    run = several.started([play(several, *tasks, vars={"root": f"{several.path}/{{{{ inventory_hostname }}}}"})], "-i", "inventory", before=TWO_CORES)
     try:
-        run = several.started([play(several, READ)], "-i", "inventory")
-        wait(lambda: len(processes_in(several.path)) >= 1 + os.cpu_count() + 5)
-        run.kill()
-        run.communicate()
-        wait(lambda: not processes_in(several.path))
+        wait(lambda: len(set((several.path / "by").read_text().split())) == 2)
+        run.send_signal(number)
+        run.communicate(timeout=30)
+        # A run that is killed tells nobody: what is under way goes on to its end.
+        wait(lambda: not processes_in(several.path), 2 if number == signal.SIGINT else 60)
     finally:
-        stub.write_text(before)
+        run.kill()
 
 
 def processes_in(path: Path) -> list[str]:
@@ -391,7 +427,7 @@ def processes_in(path: Path) -> list[str]:
     return [process.name for process in Path("/proc").iterdir() if process.name.isdigit() and folder(process) == str(path)]
 
 
-def wait(condition: Callable[[], bool], seconds: float = 30) -> None:
+def wait(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

@@ -417,6 +417,19 @@ def test_they_end_with_the_run_that_is_ended(several, number):
         run.kill()
 
 
+def test_what_they_have_started_ends_with_a_task_that_waits_no_longer(several):
+    (several.path / "roles/one/templates/etc/text.conf").write_text("{{ lookup('pipe', 'echo $PPID >>by; exec sleep 3600') }}")
+    read = {**READ, "timeout": 5, "ignore_errors": True}
+    plays = [play(several, read, {"ansible.builtin.meta": "end_play"}, role("one"), vars={"root": f"{several.path}/{{{{ inventory_hostname }}}}"})]
+    run = several.started(plays, "-i", "inventory", before=TWO_CORES)
+    try:
+        said, _ = run.communicate(timeout=120)
+    finally:
+        run.kill()
+    assert said.count("ignored=1") == 6 and rendered_by(several)
+    wait(lambda: not processes_in(several.path), 10)
+
+
 def processes_in(path: Path) -> list[str]:
     def folder(process: Path) -> str:
         try:

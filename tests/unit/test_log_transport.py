@@ -98,8 +98,9 @@ class World:
         process.send_signal(how)
         process.wait()
         if name == "collector":
-            # systemd ends all of a unit.
-            os.killpg(process.pid, signal.SIGKILL)
+            # systemd ends all of a unit. What wrote to it may have ended of itself by now.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
     def write(self, count: int, text: str = "") -> None:
         with (self.spool / "current").open("ab") as sink:

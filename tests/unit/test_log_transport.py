@@ -408,8 +408,9 @@ def test_a_full_spool_halts_rsyslog_and_goes_on_when_there_is_room(world: World)
 
         world.until("nothing is collected", "sender")
         assert state() == "T"
-        deadline = time.monotonic() + 10
-        while not json.loads((world.base / "state/status.json").read_text())["halted"]:
+        # It says so first, and notes it next.
+        status, deadline = world.base / "state/status.json", time.monotonic() + 10
+        while not status.exists() or not json.loads(status.read_text())["halted"]:
             assert time.monotonic() < deadline
             time.sleep(0.1)
         watch = subprocess.run([sys.executable, "-B", str(SENDER), "watch"], env={**os.environ, "REDOUBT_LOGS_CONFIG": str(world.base / "sender.json")},
